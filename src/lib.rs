@@ -1,0 +1,3 @@
+//! QEMU guest agent: the library behind the `qemu-ga` daemon.
+
+pub mod protocol;

@@ -1,0 +1,198 @@
+//! One complete JSON value as the parser leaves it: a flat list of nodes and the decoded text.
+//!
+//! Invariant: every range of a node lies inside `text` and holds UTF-8; the parser checked it.
+
+use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
+
+/// One element of the flat tree. A container is followed by its content; `next` is the index
+/// after its last element. An object's content is key (a `Str`), value, key, value...
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Node {
+    Null,
+    Bool(bool),
+    Int(i64),
+    UInt(u64),
+    Float(f64),
+    Str { start: u32, len: u32 },
+    Array { next: u32 },
+    Object { next: u32 },
+}
+
+/// A complete JSON value of any type.
+#[derive(Debug, Default)]
+pub struct Message {
+    pub(super) text: Vec<u8>,
+    pub(super) nodes: Vec<Node>,
+}
+
+impl Message {
+    /// The outermost value.
+    pub fn root(&self) -> Value<'_> {
+        self.value(0)
+    }
+
+    /// The value at a position that [`Value::position`] gave for this message.
+    pub(super) fn value(&self, at: usize) -> Value<'_> {
+        Value { message: self, at }
+    }
+
+    /// Bytes of memory that this message holds on to.
+    pub fn footprint(&self) -> usize {
+        self.text.capacity() + self.nodes.capacity() * size_of::<Node>()
+    }
+}
+
+/// A value inside a [`Message`].
+#[derive(Clone, Copy, Debug)]
+pub struct Value<'m> {
+    message: &'m Message,
+    at: usize,
+}
+
+/// A JSON value by its type.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind<'m> {
+    /// `null`
+    Null,
+    /// `true` or `false`
+    Bool(bool),
+    /// An integer that fits.
+    Int(i64),
+    /// An integer above `i64::MAX`.
+    UInt(u64),
+    /// Any other number.
+    Float(f64),
+    /// A string, decoded.
+    Str(&'m str),
+    /// An array.
+    Array(Items<'m>),
+    /// An object.
+    Object(Members<'m>),
+}
+
+impl<'m> Value<'m> {
+    pub(super) fn position(self) -> usize {
+        self.at
+    }
+
+    /// The value by its type.
+    pub fn kind(self) -> Kind<'m> {
+        let inner = self.at + 1;
+        match self.message.nodes[self.at] {
+            Node::Null => Kind::Null,
+            Node::Bool(b) => Kind::Bool(b),
+            Node::Int(i) => Kind::Int(i),
+            Node::UInt(u) => Kind::UInt(u),
+            Node::Float(f) => Kind::Float(f),
+            Node::Str { start, len } => Kind::Str(self.message.str(start, len)),
+            Node::Array { next } => {
+                Kind::Array(Items { message: self.message, at: inner, end: next as usize })
+            }
+            Node::Object { next } => {
+                Kind::Object(Members { message: self.message, at: inner, end: next as usize })
+            }
+        }
+    }
+
+    /// The members, if this is an object.
+    pub fn members(self) -> Option<Members<'m>> {
+        match self.kind() {
+            Kind::Object(members) => Some(members),
+            _ => None,
+        }
+    }
+}
+
+impl Message {
+    fn str(&self, start: u32, len: u32) -> &str {
+        let (start, len) = (start as usize, len as usize);
+        std::str::from_utf8(&self.text[start..start + len]).expect("the parser checked UTF-8")
+    }
+}
+
+/// Index after the value at `at`.
+pub(super) fn skip(nodes: &[Node], at: usize) -> usize {
+    match nodes[at] {
+        Node::Array { next } | Node::Object { next } => next as usize,
+        _ => at + 1,
+    }
+}
+
+/// The elements of an array, in order.
+#[derive(Clone, Copy, Debug)]
+pub struct Items<'m> {
+    message: &'m Message,
+    at: usize,
+    end: usize,
+}
+
+impl<'m> Iterator for Items<'m> {
+    type Item = Value<'m>;
+
+    fn next(&mut self) -> Option<Value<'m>> {
+        (self.at < self.end).then(|| {
+            let at = self.at;
+            self.at = skip(&self.message.nodes, at);
+            self.message.value(at)
+        })
+    }
+}
+
+/// The members of an object, in the order of the source.
+#[derive(Clone, Copy, Debug)]
+pub struct Members<'m> {
+    message: &'m Message,
+    at: usize,
+    end: usize,
+}
+
+impl<'m> Members<'m> {
+    /// The member of this name.
+    pub fn get(mut self, name: &str) -> Option<Value<'m>> {
+        self.find_map(|(key, value)| (key == name).then_some(value))
+    }
+}
+
+impl<'m> Iterator for Members<'m> {
+    type Item = (&'m str, Value<'m>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.at >= self.end {
+            return None;
+        }
+        let Node::Str { start, len } = self.message.nodes[self.at] else {
+            unreachable!("the parser puts a key before each member's value");
+        };
+        let value = self.at + 1;
+        self.at = skip(&self.message.nodes, value);
+        Some((self.message.str(start, len), self.message.value(value)))
+    }
+}
+
+/// Written back as it came, for the echo of `id` (O4, O15).
+impl Serialize for Value<'_> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        match self.kind() {
+            Kind::Null => out.serialize_unit(),
+            Kind::Bool(b) => out.serialize_bool(b),
+            Kind::Int(i) => out.serialize_i64(i),
+            Kind::UInt(u) => out.serialize_u64(u),
+            Kind::Float(f) => out.serialize_f64(f),
+            Kind::Str(s) => out.serialize_str(s),
+            Kind::Array(items) => {
+                let mut seq = out.serialize_seq(None)?;
+                for item in items {
+                    seq.serialize_element(&item)?;
+                }
+                seq.end()
+            }
+            Kind::Object(members) => {
+                let mut map = out.serialize_map(None)?;
+                for (key, value) in members {
+                    map.serialize_entry(key, &value)?;
+                }
+                map.end()
+            }
+        }
+    }
+}
