@@ -1,3 +1,14 @@
 //! QEMU guest agent: the library behind the `qemu-ga` daemon.
+//!
+//! The path of one request: `channel` -> `protocol::frame` -> `protocol::request` -> `session` ->
+//! `agent` with the row of `commands` and `policy` -> handler -> `protocol::reply` -> `channel`.
 
+pub mod agent;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod host;
+pub mod keyfile;
+pub mod log;
+pub mod policy;
 pub mod protocol;

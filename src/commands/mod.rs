@@ -1,0 +1,176 @@
+//! The command table: one row for each command, beside its handler.
+//!
+//! A command exists because it has a row. The list in `guest-info`, policy, the frozen rule, the
+//! reply rule and the lane are all read from it.
+
+use std::cell::RefCell;
+
+use serde::{Deserialize, Serialize};
+
+use crate::agent::Agent;
+use crate::protocol::error::Result;
+use crate::protocol::message::Members;
+use crate::protocol::{args, reply};
+
+pub mod agent;
+
+/// All groups, in the order in which they are listed.
+pub static GROUPS: &[&[Command]] = &[agent::COMMANDS];
+
+/// A row of the table.
+pub struct Command {
+    /// The word in `execute`.
+    pub name: &'static str,
+    /// Parses the arguments and does the work.
+    run: Run,
+    /// Where it runs, and what it waits for.
+    pub lane: Lane,
+    /// May be used while file systems are frozen.
+    pub while_frozen: bool,
+    /// Success is answered; false for those after which there may be nobody left to answer.
+    pub replies: bool,
+    /// A delimiter byte goes out before the successful reply (O3).
+    pub delimited: bool,
+}
+
+/// Where a command runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// On the loop: never touches a disk and never waits.
+    Inline,
+    /// On the loop, and a barrier: replies still owed to older requests are dropped (O8).
+    Barrier,
+    /// On a worker thread.
+    Worker,
+    /// On a worker thread, never while another of this kind runs (O9).
+    Freeze,
+}
+
+type Run = for<'m> fn(&Ctx<'_>, Option<Members<'m>>) -> Result<Body>;
+
+impl Command {
+    /// A command that runs on a worker, answers, and is refused while frozen.
+    const fn new(name: &'static str, run: Run) -> Command {
+        Command { name, run, lane: Lane::Worker, while_frozen: false, replies: true, delimited: false }
+    }
+
+    const fn lane(self, lane: Lane) -> Command {
+        Command { lane, ..self }
+    }
+
+    const fn while_frozen(self) -> Command {
+        Command { while_frozen: true, ..self }
+    }
+
+    const fn silent(self) -> Command {
+        Command { replies: false, ..self }
+    }
+
+    const fn delimited(self) -> Command {
+        Command { delimited: true, ..self }
+    }
+
+    /// Runs the command.
+    pub fn run(&self, cx: &Ctx<'_>, arguments: Option<Members<'_>>) -> Result<Body> {
+        (self.run)(cx, arguments)
+    }
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// The row of this name.
+pub fn find(name: &str) -> Option<&'static Command> {
+    all().find(|row| row.name == name)
+}
+
+/// All rows, in listing order.
+pub fn all() -> impl Iterator<Item = &'static Command> {
+    GROUPS.iter().copied().flatten()
+}
+
+/// All names, in listing order.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    all().map(|row| row.name)
+}
+
+/// What a handler may touch.
+pub struct Ctx<'a> {
+    /// The agent with its host, files, children and settings.
+    pub agent: &'a Agent,
+    undo: RefCell<Option<Undo>>,
+}
+
+/// Takes back what a command made, when its reply was dropped and nobody was told of it.
+pub type Undo = Box<dyn FnOnce(&Agent) + Send>;
+
+impl<'a> Ctx<'a> {
+    /// A context for one call.
+    pub fn new(agent: &'a Agent) -> Ctx<'a> {
+        Ctx { agent, undo: RefCell::new(None) }
+    }
+
+    /// Says how to take back what this call makes, should its reply be dropped.
+    pub fn undo_if_abandoned(&self, undo: impl FnOnce(&Agent) + Send + 'static) {
+        *self.undo.borrow_mut() = Some(Box::new(undo));
+    }
+
+    /// What `undo_if_abandoned` left.
+    pub fn take_undo(&self) -> Option<Undo> {
+        self.undo.borrow_mut().take()
+    }
+
+    /// Typed arguments in, typed result out.
+    fn call<'m, A, R>(
+        &self,
+        handler: impl FnOnce(&Ctx<'_>, A) -> Result<R>,
+        arguments: Option<Members<'m>>,
+    ) -> Result<Body>
+    where
+        A: Deserialize<'m>,
+        R: Serialize,
+    {
+        let result = handler(self, args::parse(arguments)?)?;
+        let mut json = Vec::new();
+        reply::value(&mut json, &result);
+        Ok(Body::Json(json))
+    }
+
+    /// As `call`, for results of megabytes that are produced while they are sent.
+    fn stream<'m, A, S>(
+        &self,
+        handler: impl FnOnce(&Ctx<'_>, A) -> Result<S>,
+        arguments: Option<Members<'m>>,
+    ) -> Result<Body>
+    where
+        A: Deserialize<'m>,
+        S: Stream + 'static,
+    {
+        Ok(Body::Stream(Box::new(handler(self, args::parse(arguments)?)?)))
+    }
+}
+
+/// The `return` member.
+pub enum Body {
+    /// The whole value as JSON.
+    Json(Vec<u8>),
+    /// The value piece by piece.
+    Stream(Box<dyn Stream>),
+}
+
+/// A value that is produced while it is sent, so that 48 MiB never lie in memory at once.
+pub trait Stream: Send {
+    /// Appends the next piece of the value's JSON text; false when that was the last one.
+    fn next(&mut self, out: &mut Vec<u8>) -> bool;
+
+    /// Appends what makes the pieces so far a complete value, in case no more may follow.
+    fn cut(&self, out: &mut Vec<u8>);
+}
+
+/// `{}`: the result of commands that return nothing.
+#[derive(Debug, Serialize)]
+pub struct Empty {}
+

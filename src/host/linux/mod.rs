@@ -1,0 +1,1 @@
+//! Readers of the Linux kernel's files: one file for each source.

@@ -1,0 +1,1 @@
+//! External programs, run with a deadline.
