@@ -1,27 +1,48 @@
 //! The agent: the command table together with policy, state and the machine.
 
-use std::sync::RwLock;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{PoisonError, RwLock};
 
-use crate::commands::Command;
+use crate::commands::file::Files;
+use crate::commands::{Body, Command, Ctx};
 use crate::config::Config;
+use crate::freeze::Freezer;
 use crate::host::Host;
+use crate::log::LogControl;
 use crate::policy::Policy;
-use crate::protocol::error::Result;
+use crate::protocol::error::{Error, Result};
+use crate::protocol::reply;
+use crate::protocol::request::Request;
+use crate::session::{Done, Piece};
+use crate::state::State;
 
 /// Everything a command may need. One for each process; tests make as many as they like.
 pub struct Agent {
     /// The machine.
     pub host: Host,
-    /// Settings.
+    /// Settings as they were at start.
     pub config: Config,
+    /// The handle counter and the frozen marker on disk.
+    pub state: State,
+    /// Open guest files.
+    pub files: Files,
+    /// Which file systems we have frozen.
+    pub freezer: Freezer,
     policy: RwLock<Policy>,
 }
 
 impl Agent {
     /// An agent with these settings.
-    pub fn new(host: Host, config: Config) -> Agent {
+    pub fn new(host: Host, config: Config, state: State, log: LogControl) -> Agent {
         let policy = RwLock::new(Policy::new(&config.allow_rpcs, &config.block_rpcs));
-        Agent { host, config, policy }
+        let freezer = Freezer::new(state.frozen_at_start(), log);
+        let files = Files::new(config.limits.file_handles);
+        Agent { host, config, state, files, freezer, policy }
+    }
+
+    /// Replaces the policy, as after a reload of the settings.
+    pub fn set_policy(&self, policy: Policy) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
     }
 
     /// Whether a command may be used now.
@@ -29,6 +50,88 @@ impl Agent {
     /// # Errors
     /// The refusal as it goes to the client.
     pub fn check(&self, row: &Command) -> Result<()> {
-        self.policy.read().unwrap_or_else(|e| e.into_inner()).check(row, false)
+        let policy = self.policy.read().unwrap_or_else(PoisonError::into_inner);
+        policy.check(row, self.freezer.is_frozen())
     }
+
+    /// Runs a command that needs no worker and appends its reply.
+    pub fn answer(&self, row: &Command, request: &Request, out: &mut Vec<u8>) {
+        let cx = Ctx::new(self);
+        match self.check(row).and_then(|()| caught(row, || row.run(&cx, request.arguments()))) {
+            Ok(Body::Json(json)) => success(row, &json, request, out),
+            Ok(Body::Stream(mut stream)) => {
+                let mut json = Vec::new();
+                while stream.next(&mut json) {}
+                success(row, &json, request, out);
+            }
+            Err(error) => reply::error(out, &error, request.id()),
+        }
+    }
+
+    /// Runs a command on a worker. Pieces of a long reply go to `send`, which says whether anybody
+    /// still wants more; the whole of a short one is returned.
+    pub fn work(
+        &self,
+        row: &Command,
+        request: &Request,
+        mut send: impl FnMut(Piece) -> bool,
+    ) -> Done {
+        let cx = Ctx::new(self);
+        let mut out = Vec::new();
+        match caught(row, || row.run(&cx, request.arguments())) {
+            Ok(Body::Json(json)) => success(row, &json, request, &mut out),
+            Ok(Body::Stream(stream)) => stream_pieces(stream, request, &mut send, &mut out),
+            Err(error) => reply::error(&mut out, &error, request.id()),
+        }
+        Done { reply: out, undo: cx.take_undo() }
+    }
+}
+
+fn success(row: &Command, json: &[u8], request: &Request, out: &mut Vec<u8>) {
+    if !row.replies {
+        return;
+    }
+    if row.delimited {
+        out.push(reply::DELIMITER);
+    }
+    out.extend_from_slice(reply::RETURN.as_bytes());
+    out.extend_from_slice(json);
+    reply::end(out, request.id());
+}
+
+/// Sends a long reply; one that ends with its first piece is left in `out` instead.
+fn stream_pieces(
+    mut stream: Box<dyn crate::commands::Stream>,
+    request: &Request,
+    send: &mut impl FnMut(Piece) -> bool,
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(reply::RETURN.as_bytes());
+    let mut first = true;
+    while stream.next(out) {
+        let mut cut = Vec::new();
+        stream.cut(&mut cut);
+        reply::end(&mut cut, request.id());
+        if !send(Piece { bytes: std::mem::take(out), cut: Some(cut) }) {
+            return;
+        }
+        first = false;
+    }
+    reply::end(out, request.id());
+    if !first {
+        send(Piece { bytes: std::mem::take(out), cut: None });
+    }
+}
+
+/// A handler that panics costs its client an error reply, and nobody anything else.
+fn caught(row: &Command, run: impl FnOnce() -> Result<Body>) -> Result<Body> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let reason = panic
+            .downcast_ref::<&str>()
+            .map(ToString::to_string)
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_default();
+        tracing::error!("{} failed on an internal error: {reason}", row.name);
+        Err(Error::new(format!("{} failed on an internal error", row.name)))
+    })
 }

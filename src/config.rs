@@ -16,7 +16,7 @@ use tracing::warn;
 
 use crate::cli::{Args, DEFAULT_CONFIG};
 use crate::keyfile::{KeyFile, KeyFileError, write_group, write_pair};
-use crate::log::reason;
+use crate::protocol::error::os_reason;
 
 const GENERAL: &str = "general";
 const FSFREEZE: &str = "fsfreeze";
@@ -237,7 +237,7 @@ impl Source {
         let file = match read(&self.file) {
             Ok(text) => KeyFile::parse(&text).map_err(|error| refused(error.to_string()))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound && !self.required => KeyFile::default(),
-            Err(error) => return Err(refused(reason(&error))),
+            Err(error) => return Err(refused(os_reason(&error))),
         };
         self.combine(&file).map_err(|errors| {
             let reasons: Vec<String> = errors.iter().map(ToString::to_string).collect();

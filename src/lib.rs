@@ -10,5 +10,7 @@ pub mod config;
 pub mod host;
 pub mod keyfile;
 pub mod log;
+pub mod output;
 pub mod policy;
 pub mod protocol;
+pub mod session;

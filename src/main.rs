@@ -1,3 +1,158 @@
-fn main() {
-    println!("Hello, world!");
+//! The `qemu-ga` program: the order of its start, up to the loop in `serve`.
+//!
+//! Whatever can fail comes before the process goes to the background, so that the caller sees it; and
+//! going to the background comes before the runtime with its threads.
+
+use std::env;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use qemu_ga::agent::Agent;
+use qemu_ga::channel::{self, ChannelError};
+use qemu_ga::cli::{self, Stop};
+use qemu_ga::config::{Config, ConfigError};
+use qemu_ga::daemon::{self, Activated, ActivationError, Lifecycle, PidFileError};
+use qemu_ga::log::{self, LogControl};
+use qemu_ga::protocol::error::os_reason;
+use qemu_ga::state::{State, StateError};
+use qemu_ga::{commands, serve};
+use tracing::{error, info, warn};
+
+fn main() -> ExitCode {
+    let log = log::init();
+    start(&log).map_or_else(
+        |failure| {
+            log.release();
+            error!("{failure}");
+            failure.consequences().iter().for_each(|text| error!("{text}"));
+            ExitCode::FAILURE
+        },
+        ExitCode::from,
+    )
+}
+
+/// Reads what is wanted, and does it; the result is the exit status.
+fn start(log: &LogControl) -> Result<u8, Failure> {
+    let line = cli::parse(env::args_os(), env::var_os("POSIXLY_CORRECT").is_some());
+    let mut config = Config::load(&line.args)?;
+    if let Some(stop) = line.stop {
+        return end(stop);
+    }
+    // SAFETY: no thread has been started yet, and nothing here has opened descriptor 3 if it was handed over.
+    #[expect(unsafe_code, reason = "the environment is changed")]
+    let activated = unsafe { daemon::activation() }?;
+    config.settle_channel(activated.as_ref().map(|activated| activated.method))?;
+    if line.args.dump_conf {
+        return print(|out| config.dump(out));
+    }
+    log.set_verbose(config.verbose);
+    run(config, activated, log)
+}
+
+/// Brings the agent up and serves until it is told to end.
+fn run(mut config: Config, activated: Option<Activated>, log: &LogControl) -> Result<u8, Failure> {
+    if config.daemonize {
+        config.make_absolute();
+    }
+    let state = State::open(&config.statedir)?;
+    let frozen = state.frozen_at_start();
+    if frozen {
+        warn!(
+            "previous instance appears to have exited with frozen filesystems: until they are thawed there is \
+             no log and no pid file, and only what is safe then is allowed"
+        );
+        log.hold();
+    }
+    daemon::hold_signals();
+    let mut lifecycle = match config.daemonize {
+        true => Lifecycle::background(&config.pidfile, frozen)?,
+        false => Lifecycle::foreground(),
+    };
+
+    let opened = match (activated, &config.path) {
+        (Some(activated), _) => channel::adopt(activated.socket),
+        (None, path) => channel::open(&config.method, path.as_deref().unwrap_or("".as_ref())),
+    };
+    let (channel, missing) = match opened {
+        Ok(channel) => (Some(channel), None),
+        Err(failure) if config.retry_path => (None, Some(failure)),
+        Err(failure) => return Err(failure.into()),
+    };
+    match &config.logfile {
+        Some(path) if frozen => log.open_file_on_release(path),
+        Some(path) => log.open_file(path).map_err(Failure::Log)?,
+        None => {}
+    }
+    if let Some(failure) = missing {
+        error!("{failure}");
+        error!("failed to create guest agent channel, will retry");
+    }
+
+    if config.daemonize {
+        // SAFETY: no thread has been started yet.
+        #[expect(unsafe_code, reason = "fork")]
+        unsafe { lifecycle.detach() }.map_err(Failure::Detach)?;
+        log.leave_stderr();
+    }
+    info!("{} started", cli::version());
+    let agent = Agent::new(&config, state, log.clone());
+    Ok(serve::run(agent, channel, config, log.clone(), lifecycle))
+}
+
+/// Does what an option that ends the program asks for.
+fn end(stop: Stop) -> Result<u8, Failure> {
+    match stop {
+        Stop::Help => print(|out| write!(out, "{}", cli::help())),
+        Stop::Version => print(|out| writeln!(out, "{}", cli::version())),
+        Stop::Commands => print(|out| commands::names().try_for_each(|name| writeln!(out, "{name}"))),
+        Stop::BadUsage { complaint, hint } => {
+            let _ = writeln!(io::stderr(), "{complaint}");
+            print(|out| writeln!(out, "{hint}"))?;
+            Ok(1)
+        }
+    }
+}
+
+/// Writes to stdout at once.
+fn print(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> Result<u8, Failure> {
+    let mut text = Vec::new();
+    write(&mut text).and_then(|()| io::stdout().write_all(&text)).and_then(|()| io::stdout().flush()).map_err(Failure::Output)?;
+    Ok(0)
+}
+
+/// Why the agent does not start.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Activation(#[from] ActivationError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    PidFile(#[from] PidFileError),
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    #[error("unable to open specified log file: {}", os_reason(.0))]
+    Log(io::Error),
+    #[error("failed to go to the background: {}", os_reason(.0))]
+    Detach(io::Error),
+    #[error("failed to write to stdout: {}", os_reason(.0))]
+    Output(io::Error),
+}
+
+impl Failure {
+    /// What follows from it, in the words that monitoring looks for.
+    fn consequences(&self) -> &'static [&'static str] {
+        match self {
+            Failure::State(_) => &["failed to load persistent state", "error initializing guest agent"],
+            Failure::Channel(_) => &[
+                "failed to create guest agent channel",
+                "failed to initialize guest agent channel",
+                "error initializing guest agent",
+            ],
+            Failure::Log(_) => &["error initializing guest agent"],
+            _ => &[],
+        }
+    }
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Tests the init script with a stand-in for the agent: packaging/sysv/test.sh [SHELL]
-# With QGA=path/to/qemu-ga also with a real agent, on a unix socket.
+# With QGA=path/to/qemu-ga also with the real agent, on a unix socket.
 #
 # Everything happens below a temporary directory: the script is tried in a copy
 # whose absolute paths lead there. Needs no root.
@@ -27,7 +27,7 @@ mkdir -p "$ROOT/etc/init.d" "$ROOT/etc/sysconfig" "$ROOT/etc/default" "$ROOT/lib
 SCRIPT=$ROOT/etc/init.d/qemu-ga
 sed -e "s#/etc/#$ROOT/etc/#g; s#/lib/lsb#$ROOT/lib/lsb#g; s#/var/#$ROOT/var/#g" \
     -e "s#/usr/\(s*bin\)/qemu-ga#$ROOT/usr/\1/qemu-ga#g; s#/sys/class#$ROOT/sys/class#g" \
-    -e "s#/dev/\\$#$ROOT/dev/\$#g; s#^PATH=#PATH=$ROOT/bin:#" "$HERE/qemu-ga" >"$SCRIPT"
+    -e "s|/dev/[$]|$ROOT/dev/\$|g; s|^PATH=|PATH=$ROOT/bin:|" "$HERE/qemu-ga" >"$SCRIPT" || exit 1
 printf '#!/bin/sh\ncat "%s/uid"\n' "$ROOT" >"$ROOT/bin/id"
 chmod 755 "$SCRIPT" "$ROOT/bin/id"
 echo 0 >"$ROOT/uid"
@@ -295,7 +295,7 @@ END
     expect 0 '' stop
     expect 3 '' status
     echo "TRANSPORT=nonsense:/x" | settings
-    expect 1 '' start
+    expect 1 '' start # QEMU's own agent before 8.0 says 0 here
 fi
 
 echo "init script under $SHELL_UNDER_TEST: $count calls, $failures failures"

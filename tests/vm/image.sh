@@ -161,6 +161,10 @@ mv "$work/systemd/srv.img" "$work/srv.img"
 bootstrap sysv "$common,sysvinit-core,sysv-rc,initscripts"
 furnish "$work/sysv"
 cp "$here/guest/inittab" "$work/sysv/etc/inittab"
+# The script goes over every device; with fewer rules that takes a third of the time.
+for rules in "$work"/sysv/lib/udev/rules.d/*; do
+    case ${rules##*/} in 50-udev-default.rules | 60-persistent-storage.rules) ;; *) rm "$rules" ;; esac
+done
 for script in $(grep -v '^#' "$here/guest/masked-scripts"); do
     chroot "$work/sysv" update-rc.d -f "$script" remove >/dev/null 2>&1
 done

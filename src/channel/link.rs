@@ -1,0 +1,281 @@
+//! An open connection to the host as the loop sees it: read what is there, write what fits, wait.
+//!
+//! Invariant: no call blocks, and nothing wakes while nothing happens. Readiness is watched for
+//! edges and remembered here, so a request costs one wait, one read and one write.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollFlags};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::{Endpoint, Listener, port};
+
+/// How often a file that cannot be watched is looked at.
+const BLIND_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What a read found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Input {
+    /// So many bytes.
+    Bytes(usize),
+    /// Nothing now.
+    Nothing,
+    /// The client went away, or will say no more.
+    End(End),
+}
+
+/// How the other side ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// The host closed its side of the port; it may open it again.
+    HostClosed,
+    /// A client of a listening socket sends no more, but may still read.
+    HalfClosed,
+    /// A client of a listening socket is gone.
+    Gone,
+    /// A serial line ended.
+    LineLost,
+}
+
+/// A way to the host that is watched by the runtime.
+pub struct Link {
+    kind: Kind,
+    readable: bool,
+    writable: bool,
+}
+
+enum Kind {
+    Port { device: OwnedFd, edges: AsyncFd<Edges> },
+    Serial(Stream),
+    Socket { listener: AsyncFd<Listener>, client: Option<Stream> },
+    /// A file that epoll does not take, such as `/dev/null`.
+    Blind { file: OwnedFd, port: bool },
+}
+
+struct Edges(Epoll);
+
+impl AsRawFd for Edges {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0.0.as_raw_fd()
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+/// A descriptor whose input is watched always and whose output only when it is full: a peer that
+/// reads a reply must not wake us.
+struct Stream {
+    input: AsyncFd<OwnedFd>,
+    output: Option<AsyncFd<OwnedFd>>,
+    ended: bool,
+}
+
+impl Stream {
+    fn new(fd: OwnedFd) -> io::Result<Stream> {
+        let input = AsyncFd::with_interest(fd, Interest::READABLE)?;
+        Ok(Stream { input, output: None, ended: false })
+    }
+
+    async fn wait(&mut self, read: bool, write: bool) -> io::Result<(bool, bool)> {
+        if write && self.output.is_none() {
+            let copy = self.input.get_ref().try_clone()?;
+            self.output = Some(AsyncFd::with_interest(copy, Interest::WRITABLE)?);
+        } else if !write {
+            self.output = None;
+        }
+        let read = read && !self.ended;
+        tokio::select! {
+            guard = self.input.readable(), if read => {
+                guard?.clear_ready();
+                Ok((true, false))
+            }
+            guard = async { self.output.as_ref().expect("made above").writable().await }, if write => {
+                guard?.clear_ready();
+                Ok((false, true))
+            }
+            else => std::future::pending().await,
+        }
+    }
+}
+
+impl Link {
+    /// Registers an endpoint with the runtime.
+    ///
+    /// # Errors
+    /// When the system refuses to watch it.
+    pub fn new(endpoint: Endpoint) -> io::Result<Link> {
+        let unwatchable = |e: &io::Error| e.raw_os_error() == Some(Errno::EPERM as i32);
+        let kind = match endpoint {
+            Endpoint::Port(device) => match port::edges(&device) {
+                Ok(epoll) => {
+                    let edges = AsyncFd::with_interest(Edges(epoll), Interest::READABLE)?;
+                    Kind::Port { device, edges }
+                }
+                Err(error) if unwatchable(&error) => Kind::Blind { file: device, port: true },
+                Err(error) => return Err(error),
+            },
+            Endpoint::Serial(line) => {
+                let copy = line.try_clone()?;
+                match Stream::new(line) {
+                    Ok(stream) => Kind::Serial(stream),
+                    Err(error) if unwatchable(&error) => Kind::Blind { file: copy, port: false },
+                    Err(error) => return Err(error),
+                }
+            }
+            Endpoint::Listener(listener) => {
+                let listener = AsyncFd::with_interest(listener, Interest::READABLE)?;
+                Kind::Socket { listener, client: None }
+            }
+        };
+        Ok(Link { kind, readable: true, writable: true })
+    }
+
+    /// Whether a read may find something.
+    pub fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.kind {
+            Kind::Port { device, .. } => Some(device.as_fd()),
+            Kind::Serial(stream) => Some(stream.input.get_ref().as_fd()),
+            Kind::Socket { client, .. } => client.as_ref().map(|c| c.input.get_ref().as_fd()),
+            Kind::Blind { file, .. } => Some(file.as_fd()),
+        }
+    }
+
+    /// Reads what is there.
+    ///
+    /// # Errors
+    /// When the device fails. Errors of a socket client are that client leaving.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Input> {
+        let Some(fd) = self.fd() else { return self.accept() };
+        match nix::unistd::read(fd, buffer) {
+            Ok(0) => {
+                self.readable = false;
+                Ok(Input::End(self.end()))
+            }
+            Ok(count) => {
+                // A short read emptied it: the next byte comes with an edge of its own.
+                self.readable = count == buffer.len() || matches!(self.kind, Kind::Port { .. } | Kind::Blind { .. });
+                Ok(Input::Bytes(count))
+            }
+            Err(Errno::EAGAIN) => {
+                self.readable = false;
+                Ok(Input::Nothing)
+            }
+            Err(Errno::EINTR) => Ok(Input::Nothing),
+            Err(_) if matches!(self.kind, Kind::Socket { .. }) => Ok(Input::End(End::Gone)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn end(&mut self) -> End {
+        match &mut self.kind {
+            Kind::Port { .. } | Kind::Blind { port: true, .. } => End::HostClosed,
+            Kind::Serial(_) | Kind::Blind { .. } => End::LineLost,
+            Kind::Socket { client, .. } => match client {
+                Some(client) if !is_gone(client.input.get_ref().as_fd()) => {
+                    client.ended = true;
+                    End::HalfClosed
+                }
+                _ => End::Gone,
+            },
+        }
+    }
+
+    fn accept(&mut self) -> io::Result<Input> {
+        self.readable = false;
+        let Kind::Socket { listener, client } = &mut self.kind else { return Ok(Input::Nothing) };
+        if let Some(fd) = listener.get_ref().accept()? {
+            tracing::debug!("client connected");
+            *client = Some(Stream::new(fd)?);
+            self.readable = true;
+            self.writable = true;
+        }
+        Ok(Input::Nothing)
+    }
+
+    /// Writes what fits; `WouldBlock` when nothing does.
+    ///
+    /// # Errors
+    /// Those of the device or socket.
+    pub fn write(&mut self, data: &[IoSlice<'_>]) -> io::Result<usize> {
+        let Some(fd) = self.fd() else { return Err(Errno::EPIPE.into()) };
+        if !self.writable {
+            return Err(Errno::EAGAIN.into());
+        }
+        let result = match nix::sys::uio::writev(fd, data) {
+            Err(Errno::EINTR) => return Ok(nix::sys::uio::writev(fd, data)?),
+            other => other,
+        };
+        if result == Err(Errno::EAGAIN) {
+            self.writable = false;
+        }
+        Ok(result?)
+    }
+
+    /// Drops the client of a listening socket; the next one may come.
+    pub fn drop_client(&mut self) {
+        if let Kind::Socket { client, .. } = &mut self.kind {
+            *client = None;
+            // One may have been waiting since before.
+            self.readable = true;
+            self.writable = true;
+        }
+    }
+
+    /// Whether the client that half-closed has now gone altogether.
+    pub fn client_is_gone(&self) -> bool {
+        match &self.kind {
+            Kind::Socket { client: Some(client), .. } => is_gone(client.input.get_ref().as_fd()),
+            _ => false,
+        }
+    }
+
+    /// Waits until a read or a write may do something. Safe to cancel.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch any more.
+    pub async fn wait(&mut self, read: bool, write: bool) -> io::Result<()> {
+        match &mut self.kind {
+            Kind::Port { edges, .. } => {
+                edges.readable().await?.clear_ready();
+                let seen = port::take_edges(&edges.get_ref().0)?;
+                self.readable |= !seen.is_empty();
+                self.writable |= seen.contains(EpollFlags::EPOLLOUT);
+            }
+            Kind::Serial(stream) | Kind::Socket { client: Some(stream), .. } => {
+                let (readable, writable) = stream.wait(read, write).await?;
+                self.readable |= readable;
+                self.writable |= writable;
+            }
+            Kind::Socket { listener, client: None } => {
+                listener.readable().await?.clear_ready();
+                self.readable = true;
+            }
+            Kind::Blind { .. } => {
+                tokio::time::sleep(BLIND_INTERVAL).await;
+                self.readable = true;
+                self.writable = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether both directions of a socket are closed.
+fn is_gone(fd: BorrowedFd<'_>) -> bool {
+    let mut watched = [PollFd::new(fd, PollFlags::empty())];
+    poll(&mut watched, PollTimeout::ZERO).is_ok()
+        && watched[0].revents().is_some_and(|seen| seen.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
+}

@@ -1,0 +1,123 @@
+//! Where log lines end up.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::fstat;
+
+/// The facility of records about what the host did: that of ordinary programs, as upstream has it.
+const LOG_USER: u8 = 1 << 3;
+/// The facility of a daemon's own messages.
+const LOG_DAEMON: u8 = 3 << 3;
+
+/// The one place the log goes to. Lines that cannot be written are dropped: there is nobody to tell.
+#[derive(Debug)]
+pub(super) enum Sink {
+    /// A terminal, a pipe, or whatever stderr is.
+    Stderr,
+    /// Stderr that leads to the journal, which notes times itself and takes a priority in front.
+    Journal,
+    /// A file and its name.
+    File(File, PathBuf),
+    /// A daemon without a log file.
+    Syslog(Syslog),
+}
+
+impl Sink {
+    pub(super) fn stderr() -> Sink {
+        let stream = std::env::var("JOURNAL_STREAM").ok();
+        if stream.is_some_and(|stream| is_stream(&stream)) { Sink::Journal } else { Sink::Stderr }
+    }
+
+    pub(super) fn file(path: &Path) -> io::Result<Sink> {
+        let file = File::options().append(true).create(true).open(path)?;
+        Ok(Sink::File(file, std::path::absolute(path)?))
+    }
+
+    pub(super) fn syslog() -> Sink {
+        Sink::Syslog(Syslog { facility: LOG_DAEMON, ..Syslog::default() })
+    }
+
+    pub(super) fn is_stderr(&self) -> bool {
+        matches!(self, Sink::Stderr | Sink::Journal)
+    }
+
+    /// Whether lines need a time of their own.
+    pub(super) fn wants_time(&self) -> bool {
+        matches!(self, Sink::Stderr | Sink::File(..))
+    }
+
+    /// Opens a file again by its name; if that fails the old one stays in use.
+    pub(super) fn reopen(&mut self) -> io::Result<()> {
+        if let Sink::File(_, path) = self {
+            *self = Sink::file(path)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn write(&mut self, priority: u8, line: &[u8]) {
+        let _ = match self {
+            Sink::Stderr => io::stderr().write_all(line),
+            Sink::Journal => io::stderr().write_all(&[format!("<{priority}>").as_bytes(), line].concat()),
+            Sink::File(file, _) => file.write_all(line),
+            Sink::Syslog(syslog) => {
+                syslog.send(priority, line);
+                Ok(())
+            }
+        };
+    }
+}
+
+/// Whether a `DEVICE:INODE` of systemd's names our stderr.
+fn is_stream(stream: &str) -> bool {
+    fstat(io::stderr()).is_ok_and(|stderr| stream == format!("{}:{}", stderr.st_dev, stderr.st_ino))
+}
+
+/// The system log, reached without the C library, whose `syslog` may block.
+#[derive(Debug)]
+pub(super) struct Syslog {
+    path: PathBuf,
+    facility: u8,
+    socket: Option<UnixDatagram>,
+}
+
+impl Default for Syslog {
+    fn default() -> Self {
+        Syslog { path: "/dev/log".into(), facility: LOG_USER, socket: None }
+    }
+}
+
+impl Syslog {
+    /// A log daemon that listens elsewhere.
+    #[cfg(test)]
+    pub(super) fn at(path: &Path) -> Syslog {
+        Syslog { path: path.to_owned(), ..Syslog::default() }
+    }
+
+    /// Sends a line, or drops it when nobody takes it at once. The receiver adds the time.
+    pub(super) fn send(&mut self, priority: u8, line: &[u8]) {
+        let text = line.strip_suffix(b"\n").unwrap_or(line);
+        let message = [format!("<{}>qemu-ga: ", self.facility | priority).as_bytes(), text].concat();
+        if let Some(socket) = &self.socket {
+            match socket.send(&message) {
+                Ok(_) => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // The log daemon was restarted.
+                Err(_) => self.socket = None,
+            }
+        }
+        if let Ok(socket) = connect(&self.path) {
+            let _ = socket.send(&message);
+            self.socket = Some(socket);
+        }
+    }
+}
+
+fn connect(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.connect(path)?;
+    Ok(socket)
+}

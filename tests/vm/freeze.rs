@@ -1,0 +1,88 @@
+//! Freezing and thawing, with a program of the guest that wants to write meanwhile.
+
+use serde_json::{Value, json};
+
+use crate::harness::agent::Agent;
+use crate::harness::guest::Guest;
+use crate::shared;
+
+const NONE: &Value = &Value::Null;
+
+fn status(agent: &mut Agent) -> Value {
+    agent.get("guest-fsfreeze-status", NONE)
+}
+
+/// `touch` in the background; its process id.
+fn touch(guest: &mut Guest, path: &str) -> String {
+    guest.shell.ok(&format!("touch {path} >/dev/null 2>&1 & echo $!"))
+}
+
+fn wait_blocked(guest: &mut Guest, pid: &str) {
+    guest.shell.until("touch blocks", &format!("grep -q '^State:.D' /proc/{pid}/status"));
+}
+
+fn wait_finished(guest: &mut Guest, pid: &str, path: &str) {
+    guest.shell.until("touch finishes after the thaw", &format!("! test -e /proc/{pid} && test -e {path}"));
+}
+
+#[test]
+fn nobody_writes_between_freeze_and_thaw() {
+    let Some(mut guest) = shared::systemd() else { return };
+    let mut agent = guest.agent();
+    assert_eq!(status(&mut agent), "thawed");
+    let frozen = agent.get("guest-fsfreeze-freeze", NONE);
+    assert!(frozen.as_u64().is_some_and(|count| count >= 3), "/, /home and /srv at least: {frozen}");
+    assert_eq!(status(&mut agent), "frozen");
+
+    let on_ext4 = touch(&mut guest, "/home/foo");
+    let on_xfs = touch(&mut guest, "/srv/foo");
+    wait_blocked(&mut guest, &on_ext4);
+    wait_blocked(&mut guest, &on_xfs);
+
+    let refusal = agent.refused("guest-file-open", &json!({"path": "/tmp/testqga", "mode": "w"}));
+    assert_eq!(refusal.class, "CommandNotFound", "{}", refusal.text);
+    agent.refused("guest-fsfreeze-freeze", NONE);
+    assert_eq!(agent.get("guest-ping", NONE), json!({}));
+    // All that time the writers got nowhere.
+    wait_blocked(&mut guest, &on_ext4);
+    wait_blocked(&mut guest, &on_xfs);
+    guest.shell.ok("! test -e /home/foo && ! test -e /srv/foo");
+
+    assert_eq!(agent.get("guest-fsfreeze-thaw", NONE), frozen, "thaws as many as were frozen");
+    assert_eq!(status(&mut agent), "thawed");
+    wait_finished(&mut guest, &on_ext4, "/home/foo");
+    wait_finished(&mut guest, &on_xfs, "/srv/foo");
+    assert_eq!(agent.get("guest-fsfreeze-thaw", NONE), 0, "clients thaw once more to be sure");
+}
+
+#[test]
+fn freeze_list_freezes_what_is_named() {
+    let Some(mut guest) = shared::systemd() else { return };
+    let mut agent = guest.agent();
+    assert_eq!(agent.get("guest-fsfreeze-freeze-list", &json!({"mountpoints": ["/srv"]})), 1);
+    assert_eq!(status(&mut agent), "frozen");
+    guest.shell.ok("touch /home/foo");
+    let pid = touch(&mut guest, "/srv/foo");
+    wait_blocked(&mut guest, &pid);
+    assert_eq!(agent.get("guest-fsfreeze-thaw", NONE), 1);
+    wait_finished(&mut guest, &pid, "/srv/foo");
+    assert_eq!(status(&mut agent), "thawed");
+}
+
+/// A killed agent must not leave a guest that nobody can thaw.
+#[test]
+fn a_new_agent_knows_what_the_killed_one_froze() {
+    let Some(mut guest) = shared::systemd() else { return };
+    let mut agent = guest.agent();
+    agent.get("guest-fsfreeze-freeze", NONE);
+    let pid = touch(&mut guest, "/home/foo");
+    wait_blocked(&mut guest, &pid);
+    let before = guest.shell.ok("pidof qemu-ga");
+    guest.shell.ok("pkill -KILL -x qemu-ga");
+    guest.shell.until("systemd starts it again", &format!("pidof qemu-ga | grep -vx {before}"));
+    agent.sync(crate::harness::SOON);
+    assert_eq!(status(&mut agent), "frozen");
+    agent.get("guest-fsfreeze-thaw", NONE);
+    assert_eq!(status(&mut agent), "thawed");
+    wait_finished(&mut guest, &pid, "/home/foo");
+}

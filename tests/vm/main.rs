@@ -1,0 +1,23 @@
+//! The agent in real guests: Debian with systemd, Debian with sysvinit, and one of busybox alone,
+//! under emulated QEMU machines.
+//!
+//! `cargo build --release && cargo test --test vm` (minutes; as root on the first run, to build the
+//! guest images). `QGA_UNDER_TEST=/usr/sbin/qemu-ga` runs the same against another agent, such as
+//! the C one; what that one is known not to do is then left out, and said so.
+//!
+//! The tests of the systemd guest share one boot and take turns (`shared`); each starts with a
+//! fresh agent, so any one of them can be run alone. Those that end the guest's life have their own.
+
+mod by_hand;
+mod freeze;
+#[allow(dead_code, reason = "shared with the demo, which uses other parts of it")]
+mod harness;
+mod other_guests;
+mod port;
+mod power;
+mod script;
+mod services;
+mod shared;
+mod snapshot;
+mod suspend;
+mod sysv;

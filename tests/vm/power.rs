@@ -1,0 +1,56 @@
+//! `guest-shutdown` in its three modes, as the host sees them.
+
+use serde_json::{Value, json};
+
+use crate::harness::guest::Guest;
+use crate::harness::machine::Init;
+use crate::harness::{LATER, SOON, until};
+use crate::{script, shared};
+
+fn boot_id(guest: &mut Guest) -> String {
+    guest.shell.ok("cat /proc/sys/kernel/random/boot_id")
+}
+
+/// No event tells of a halt: the guest says so on its console and its processor stops for good.
+fn wait_halted(guest: &mut Guest) {
+    until("the guest halts", LATER, || {
+        let said = guest.console().contains("System halted");
+        (said && guest.qmp.human("info registers").contains("HLT=1")).then_some(())
+    });
+    assert!(!guest.qmp.saw("SHUTDOWN"), "halted, not powered off");
+    assert_eq!(guest.qmp.execute("query-status", &json!({}))["status"], "running");
+}
+
+#[test]
+fn reboot_halt_and_powerdown() {
+    let Some(mut guest) = shared::own(Init::Systemd) else { return };
+    // Nobody started it: udev did, at boot.
+    let mut agent = guest.agent();
+    agent.sync(SOON);
+    assert_eq!(guest.shell.ok("systemctl is-system-running"), "running", "nothing failed at boot");
+
+    let refusal = agent.refused("guest-shutdown", &json!({"mode": "powertdown"}));
+    assert_eq!(refusal.class, "GenericError", "{}", refusal.text);
+    let first = boot_id(&mut guest);
+
+    agent.post("guest-shutdown", &json!({"mode": "reboot"}));
+    let event = guest.qmp.wait("RESET", LATER);
+    assert_eq!(event["data"]["guest"], true);
+    guest.wait_booted();
+    assert_ne!(boot_id(&mut guest), first);
+    agent.sync(LATER);
+    script::greet(&mut agent);
+
+    agent.post("guest-shutdown", &json!({"mode": "halt"}));
+    wait_halted(&mut guest);
+
+    guest.qmp.forget_events();
+    guest.qmp.execute("system_reset", &json!({}));
+    guest.wait_booted();
+    agent.sync(LATER);
+    // The mode most clients use, by leaving it out.
+    agent.post("guest-shutdown", &Value::Null);
+    let event = guest.qmp.wait("SHUTDOWN", LATER);
+    assert_eq!(event["data"], json!({"guest": true, "reason": "guest-shutdown"}));
+    guest.wait_ended();
+}

@@ -1,0 +1,107 @@
+//! One systemd guest for many tests, handed from one to the next in a known state.
+
+use std::io::{self, Write};
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::harness::guest::Guest;
+use crate::harness::machine::Init;
+use crate::harness::{SOON, image, subject};
+
+static SYSTEMD: Mutex<Option<Guest>> = Mutex::new(None);
+
+/// The shared guest while one test has it.
+pub struct Lease(MutexGuard<'static, Option<Guest>>);
+
+impl Deref for Lease {
+    type Target = Guest;
+
+    fn deref(&self) -> &Guest {
+        self.0.as_ref().expect("a lease holds a guest")
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut Guest {
+        self.0.as_mut().expect("a lease holds a guest")
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // The guest outlives the test, so it would not report by itself.
+        if std::thread::panicking() {
+            self.report();
+        }
+    }
+}
+
+/// The shared guest with a newly started agent; `None` when this machine cannot have guests.
+pub fn systemd() -> Option<Lease> {
+    if !possible() {
+        return None;
+    }
+    // A test that failed may have left anything: `refresh` finds out.
+    let mut slot = SYSTEMD.lock().unwrap_or_else(PoisonError::into_inner);
+    let usable = slot.as_mut().is_some_and(refresh);
+    if !usable {
+        *slot = None;
+        let mut guest = Guest::boot(Init::Systemd);
+        assert!(refresh(&mut guest), "the newly booted guest does not do as told");
+        *slot = Some(guest);
+    }
+    Some(Lease(slot))
+}
+
+/// A guest for one test.
+pub fn own(init: Init) -> Option<Guest> {
+    possible().then(|| Guest::boot(init))
+}
+
+fn possible() -> bool {
+    match image::images() {
+        Ok(_) => true,
+        Err(reason) => {
+            skipped(reason);
+            false
+        }
+    }
+}
+
+/// True for the C agent, which is known to fail what follows.
+pub fn known_of_stock(what: &str) -> bool {
+    let stock = subject::under_test().stock;
+    if stock {
+        skipped(&format!("the stock agent: {what}"));
+    }
+    stock
+}
+
+/// Not by `eprintln!`, which the test runner swallows when the test passes.
+fn skipped(reason: &str) {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("a test");
+    let _ = writeln!(io::stderr(), "SKIPPED {name}: {reason}");
+}
+
+/// Whatever the last test left: no agent, nothing frozen, its port there; then a new agent by systemd.
+fn refresh(guest: &mut Guest) -> bool {
+    if guest.has_ended() {
+        return false;
+    }
+    let clean = "systemctl kill -s KILL qemu-guest-agent; systemctl stop qemu-guest-agent; pkill -KILL -x qemu-ga; \
+         for mount in / /home /srv; do fsfreeze --unfreeze $mount; done; \
+         rm -rf /run/qga.state* /run/qemu-ga.pid /run/*.log /home/foo /srv/foo /tmp/testqga; systemctl reset-failed; \
+         test -e /dev/virtio-ports/org.qemu.guest_agent.0";
+    let Some(output) = guest.shell.attempt(clean, SOON) else {
+        return false;
+    };
+    if output.status != 0 {
+        guest.plug_agent_port();
+        guest.shell.until("the agent's port appears", "test -e /dev/virtio-ports/org.qemu.guest_agent.0");
+    }
+    guest.qmp.forget_events();
+    guest.shell.ok("systemctl start qemu-guest-agent");
+    guest.agent().answers(Duration::from_secs(120))
+}
