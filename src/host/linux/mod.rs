@@ -1,1 +1,3 @@
 //! Readers of the Linux kernel's files: one file for each source.
+
+pub mod mounts;
