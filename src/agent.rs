@@ -45,6 +45,12 @@ impl Agent {
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
     }
 
+    /// Names in the operator's lists that are no commands.
+    pub fn unknown_names(&self) -> Vec<String> {
+        let policy = self.policy.read().unwrap_or_else(PoisonError::into_inner);
+        policy.unknown_names().map(str::to_owned).collect()
+    }
+
     /// Whether a command may be used now.
     ///
     /// # Errors

@@ -149,7 +149,7 @@ pub struct CommandLine {
 pub fn parse(argv: impl IntoIterator<Item = OsString>, posix: bool) -> CommandLine {
     let mut argv = argv.into_iter();
     let program = argv.next().unwrap_or_else(|| "qemu-ga".into());
-    let program = program.display();
+    let program = program.to_string_lossy();
     let bad_usage = |complaint: &str| Stop::BadUsage {
         complaint: format!("{program}: {complaint}"),
         hint: format!("Unknown option, try '{program} --help' for more information."),
@@ -207,6 +207,7 @@ fn path() -> impl TypedValueParser<Value = PathBuf> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use std::os::unix::ffi::OsStringExt;
@@ -224,11 +225,23 @@ mod tests {
     #[test]
     fn every_option_lands_in_its_field() {
         let short = args(&[
-            "-cc", "-mm", "-pp", "-ll", "-ff", "-F/h", "-tt", "-v", "-d", "-bb1,b2", "-aa", "-D", "-r", "-s", "x", "-bb3",
+            "-cc", "-mm", "-pp", "-ll", "-ff", "-F/h", "-tt", "-v", "-d", "-bb1,b2", "-aa", "-D", "-r", "-s", "x",
+            "-bb3",
         ]);
         let long = args(&[
-            "--config=c", "--method=m", "--path=p", "--logfile=l", "--pidfile=f", "--fsfreeze-hook=/h", "--statedir=t",
-            "--verbose", "--daemonize", "--block-rpcs=b1,b2", "--allow-rpcs=a", "--dump-conf", "--retry-path",
+            "--config=c",
+            "--method=m",
+            "--path=p",
+            "--logfile=l",
+            "--pidfile=f",
+            "--fsfreeze-hook=/h",
+            "--statedir=t",
+            "--verbose",
+            "--daemonize",
+            "--block-rpcs=b1,b2",
+            "--allow-rpcs=a",
+            "--dump-conf",
+            "--retry-path",
             "--block-rpcs=b3",
         ]);
         assert_eq!(short, long);
@@ -247,7 +260,16 @@ mod tests {
     #[test]
     fn empty_and_odd_values_survive() {
         let odd = OsString::from_vec(b"/a\xff=b".to_vec());
-        let words = ["q".into(), "-p".into(), odd.clone(), "--fsfreeze-hook=".into(), "-t".into(), "".into(), "-m".into(), "--".into()];
+        let words = [
+            "q".into(),
+            "-p".into(),
+            odd.clone(),
+            "--fsfreeze-hook=".into(),
+            "-t".into(),
+            "".into(),
+            "-m".into(),
+            "--".into(),
+        ];
         let args = super::parse(words, false).args;
         assert_eq!(args.path.map(PathBuf::into_os_string), Some(odd));
         assert_eq!(args.fsfreeze_hook.as_deref(), Some("".as_ref()));
@@ -275,12 +297,16 @@ mod tests {
 
     #[test]
     fn abbreviations_of_the_stock_agent_stay_unique() {
-        for short in ["--f", "--r", "--s=x", "--m=x", "--l=x", "--c=x", "--b=x", "--a=x", "--verb", "--dump", "--pa=x", "--pi=x"] {
+        for short in
+            ["--f", "--r", "--s=x", "--m=x", "--l=x", "--c=x", "--b=x", "--a=x", "--verb", "--dump", "--pa=x", "--pi=x"]
+        {
             assert_eq!(parse(&[short]).stop, None, "{short}");
         }
         assert_eq!(parse(&["--h"]).stop, Some(Stop::Help));
         for ambiguous in ["--ver", "--p", "--d"] {
-            assert!(matches!(parse(&[ambiguous]).stop, Some(Stop::BadUsage { complaint, .. }) if complaint.contains("ambiguous")));
+            assert!(
+                matches!(parse(&[ambiguous]).stop, Some(Stop::BadUsage { complaint, .. }) if complaint.contains("ambiguous"))
+            );
         }
         assert_eq!(args(&["--blacklist=x"]).blacklist, ["x"]);
         assert!(parse(&["--bla=x"]).stop.is_some());

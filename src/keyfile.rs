@@ -77,7 +77,7 @@ impl KeyFile {
     /// The string under `key`, its escapes resolved; `None` when the key is absent.
     pub fn string(&self, group: &str, key: &str) -> Result<Option<String>> {
         let Some(raw) = self.raw(group, key) else { return Ok(None) };
-        let text = str::from_utf8(raw).map_err(|_| KeyFileError::Encoding(key.into(), lossy(raw)))?;
+        let text = std::str::from_utf8(raw).map_err(|_| KeyFileError::Encoding(key.into(), lossy(raw)))?;
         unescape(text).map(Some).ok_or_else(|| KeyFileError::Value(key.into()))
     }
 
@@ -95,7 +95,7 @@ impl KeyFile {
     pub fn number(&self, group: &str, key: &str) -> Result<Option<u64>> {
         let Some(raw) = self.raw(group, key) else { return Ok(None) };
         let digits = !raw.is_empty() && raw.iter().all(u8::is_ascii_digit);
-        let number = str::from_utf8(raw).ok().filter(|_| digits).and_then(|text| text.parse().ok());
+        let number = std::str::from_utf8(raw).ok().filter(|_| digits).and_then(|text| text.parse().ok());
         number.map(Some).ok_or_else(|| KeyFileError::Value(key.into()))
     }
 
@@ -144,7 +144,7 @@ fn group_name(line: &[u8]) -> Option<&[u8]> {
 
 fn checked_group(name: &[u8]) -> Result<String> {
     let refused = || KeyFileError::GroupName(lossy(name));
-    let name = str::from_utf8(name).map_err(|_| refused())?;
+    let name = std::str::from_utf8(name).map_err(|_| refused())?;
     let bad = name.is_empty() || name.chars().any(|c| c == '[' || c.is_control());
     if bad { Err(refused()) } else { Ok(name.into()) }
 }
@@ -152,7 +152,7 @@ fn checked_group(name: &[u8]) -> Result<String> {
 /// A key may carry a locale, `key[de_DE]`; brackets elsewhere are refused.
 fn checked_key(key: &[u8]) -> Result<String> {
     let refused = || KeyFileError::KeyName(lossy(key));
-    let key = str::from_utf8(key).map_err(|_| refused())?;
+    let key = std::str::from_utf8(key).map_err(|_| refused())?;
     let (name, locale) = match key.split_once('[') {
         Some((name, rest)) => (name, Some(rest.strip_suffix(']').ok_or_else(refused)?)),
         None => (key, None),
@@ -200,6 +200,7 @@ fn lossy(text: &[u8]) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -14,3 +14,8 @@ pub mod output;
 pub mod policy;
 pub mod protocol;
 pub mod session;
+pub mod channel;
+pub mod daemon;
+pub mod freeze;
+pub mod serve;
+pub mod state;

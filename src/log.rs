@@ -247,6 +247,7 @@ impl fmt::Write for Text<'_> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use std::fs;

@@ -12,6 +12,7 @@ use qemu_ga::channel::{self, ChannelError};
 use qemu_ga::cli::{self, Stop};
 use qemu_ga::config::{Config, ConfigError};
 use qemu_ga::daemon::{self, Activated, ActivationError, Lifecycle, PidFileError};
+use qemu_ga::host::Host;
 use qemu_ga::log::{self, LogControl};
 use qemu_ga::protocol::error::os_reason;
 use qemu_ga::state::{State, StateError};
@@ -75,7 +76,7 @@ fn run(mut config: Config, activated: Option<Activated>, log: &LogControl) -> Re
     };
     let (channel, missing) = match opened {
         Ok(channel) => (Some(channel), None),
-        Err(failure) if config.retry_path => (None, Some(failure)),
+        Err(failure) if config.retry_path && failure.may_pass() => (None, Some(failure)),
         Err(failure) => return Err(failure.into()),
     };
     match &config.logfile {
@@ -95,7 +96,7 @@ fn run(mut config: Config, activated: Option<Activated>, log: &LogControl) -> Re
         log.leave_stderr();
     }
     info!("{} started", cli::version());
-    let agent = Agent::new(&config, state, log.clone());
+    let agent = Agent::new(Host::real(), config.clone(), state, log.clone());
     Ok(serve::run(agent, channel, config, log.clone(), lifecycle))
 }
 
@@ -116,7 +117,10 @@ fn end(stop: Stop) -> Result<u8, Failure> {
 /// Writes to stdout at once.
 fn print(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> Result<u8, Failure> {
     let mut text = Vec::new();
-    write(&mut text).and_then(|()| io::stdout().write_all(&text)).and_then(|()| io::stdout().flush()).map_err(Failure::Output)?;
+    write(&mut text)
+        .and_then(|()| io::stdout().write_all(&text))
+        .and_then(|()| io::stdout().flush())
+        .map_err(Failure::Output)?;
     Ok(0)
 }
 

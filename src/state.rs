@@ -154,7 +154,8 @@ impl State {
             }
             created => created,
         };
-        let written = created.and_then(|mut file| file.write_all(&text)).and_then(|()| fs::rename(&temporary, &self.file));
+        let written =
+            created.and_then(|mut file| file.write_all(&text)).and_then(|()| fs::rename(&temporary, &self.file));
         if written.is_err() {
             let _ = fs::remove_file(&temporary);
         }
@@ -177,7 +178,7 @@ fn check_marker(marker: &Path, boot_id: &str) -> Result<bool, StateError> {
     // In doubt the marker counts: an agent that wrongly thinks it is frozen thaws what is not frozen, one
     // that wrongly thinks it is not leaves the guest stuck.
     let text = read_start(marker).unwrap_or_default();
-    let written_in = str::from_utf8(&text).unwrap_or_default().trim();
+    let written_in = std::str::from_utf8(&text).unwrap_or_default().trim();
     let of_other_boot = is_boot_id(written_in) && is_boot_id(boot_id) && written_in != boot_id;
     if of_other_boot {
         warn!("removing {}, left from before the last boot: nothing is frozen", marker.display());
@@ -228,6 +229,7 @@ fn set_aside(file: &Path) {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use std::os::unix::fs::{PermissionsExt, symlink};
@@ -290,7 +292,12 @@ mod tests {
 
     #[test]
     fn a_corrupt_file_is_set_aside() {
-        for content in ["garbage", "[global]\nfd_counter=x\n", "[global]\nfd_counter=-1\n", "[global]\nfd_counter=9223372036854775808\n"] {
+        for content in [
+            "garbage",
+            "[global]\nfd_counter=x\n",
+            "[global]\nfd_counter=-1\n",
+            "[global]\nfd_counter=9223372036854775808\n",
+        ] {
             let dir = dir(&[("qga.state", content)]);
             assert_eq!(open(&dir).counter().next, 1000);
             assert_eq!(text(&dir, "qga.state"), state(1000));
@@ -360,7 +367,10 @@ mod tests {
         let path = dir.path().display();
         let missing = "No such file or directory";
         assert_eq!(error("no"), format!("unable to create state file at path {path}/no/qga.state: {missing}"));
-        assert_eq!(error("f"), format!("unable to access state file at path {path}/f/qga.state.isfrozen: Not a directory"));
+        assert_eq!(
+            error("f"),
+            format!("unable to access state file at path {path}/f/qga.state.isfrozen: Not a directory")
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! edges and remembered here, so a request costs one wait, one read and one write.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -14,6 +14,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::{Endpoint, Listener, port};
+use crate::host::linux::fd::{Owned, watch};
 
 /// How often a file that cannot be watched is looked at.
 const BLIND_INTERVAL: Duration = Duration::from_millis(500);
@@ -50,49 +51,53 @@ pub struct Link {
 }
 
 enum Kind {
-    Port { device: OwnedFd, edges: AsyncFd<Edges> },
+    Port { device: OwnedFd, edges: Watched<Edges> },
     Serial(Stream),
-    Socket { listener: AsyncFd<Listener>, client: Option<Stream> },
+    Socket { listener: Watched<Listener>, client: Option<Stream> },
     /// A file that epoll does not take, such as `/dev/null`.
     Blind { file: OwnedFd, port: bool },
 }
 
+/// An epoll as a descriptor that can itself be watched.
 struct Edges(Epoll);
 
-impl AsRawFd for Edges {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0.0.as_raw_fd()
+impl AsFd for Edges {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.0.as_fd()
     }
 }
 
-impl AsRawFd for Listener {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.socket.as_raw_fd()
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
+
+type Watched<T> = AsyncFd<Owned<T>>;
 
 /// A descriptor whose input is watched always and whose output only when it is full: a peer that
 /// reads a reply must not wake us.
 struct Stream {
-    input: AsyncFd<OwnedFd>,
-    output: Option<AsyncFd<OwnedFd>>,
+    input: Watched<OwnedFd>,
+    output: Option<Watched<OwnedFd>>,
     ended: bool,
 }
 
 impl Stream {
     fn new(fd: OwnedFd) -> io::Result<Stream> {
-        let input = AsyncFd::with_interest(fd, Interest::READABLE)?;
+        let input = watch(fd, Interest::READABLE)?;
         Ok(Stream { input, output: None, ended: false })
     }
 
     async fn wait(&mut self, read: bool, write: bool) -> io::Result<(bool, bool)> {
+        // The half of a client that is left can still go: that shows as an edge of the output.
+        let (read, write) = (read && !self.ended, write || self.ended);
         if write && self.output.is_none() {
-            let copy = self.input.get_ref().try_clone()?;
-            self.output = Some(AsyncFd::with_interest(copy, Interest::WRITABLE)?);
+            let copy = self.input.get_ref().get().try_clone()?;
+            self.output = Some(watch(copy, Interest::WRITABLE)?);
         } else if !write {
             self.output = None;
         }
-        let read = read && !self.ended;
         tokio::select! {
             guard = self.input.readable(), if read => {
                 guard?.clear_ready();
@@ -117,7 +122,7 @@ impl Link {
         let kind = match endpoint {
             Endpoint::Port(device) => match port::edges(&device) {
                 Ok(epoll) => {
-                    let edges = AsyncFd::with_interest(Edges(epoll), Interest::READABLE)?;
+                    let edges = watch(Edges(epoll), Interest::READABLE)?;
                     Kind::Port { device, edges }
                 }
                 Err(error) if unwatchable(&error) => Kind::Blind { file: device, port: true },
@@ -132,7 +137,7 @@ impl Link {
                 }
             }
             Endpoint::Listener(listener) => {
-                let listener = AsyncFd::with_interest(listener, Interest::READABLE)?;
+                let listener = watch(listener, Interest::READABLE)?;
                 Kind::Socket { listener, client: None }
             }
         };
@@ -147,8 +152,8 @@ impl Link {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.kind {
             Kind::Port { device, .. } => Some(device.as_fd()),
-            Kind::Serial(stream) => Some(stream.input.get_ref().as_fd()),
-            Kind::Socket { client, .. } => client.as_ref().map(|c| c.input.get_ref().as_fd()),
+            Kind::Serial(stream) => Some(stream.input.get_ref().get().as_fd()),
+            Kind::Socket { client, .. } => client.as_ref().map(|c| c.input.get_ref().get().as_fd()),
             Kind::Blind { file, .. } => Some(file.as_fd()),
         }
     }
@@ -184,7 +189,7 @@ impl Link {
             Kind::Port { .. } | Kind::Blind { port: true, .. } => End::HostClosed,
             Kind::Serial(_) | Kind::Blind { .. } => End::LineLost,
             Kind::Socket { client, .. } => match client {
-                Some(client) if !is_gone(client.input.get_ref().as_fd()) => {
+                Some(client) if !is_gone(client.input.get_ref().get().as_fd()) => {
                     client.ended = true;
                     End::HalfClosed
                 }
@@ -196,7 +201,7 @@ impl Link {
     fn accept(&mut self) -> io::Result<Input> {
         self.readable = false;
         let Kind::Socket { listener, client } = &mut self.kind else { return Ok(Input::Nothing) };
-        if let Some(fd) = listener.get_ref().accept()? {
+        if let Some(fd) = listener.get_ref().get().accept()? {
             tracing::debug!("client connected");
             *client = Some(Stream::new(fd)?);
             self.readable = true;
@@ -237,7 +242,7 @@ impl Link {
     /// Whether the client that half-closed has now gone altogether.
     pub fn client_is_gone(&self) -> bool {
         match &self.kind {
-            Kind::Socket { client: Some(client), .. } => is_gone(client.input.get_ref().as_fd()),
+            Kind::Socket { client: Some(client), .. } => is_gone(client.input.get_ref().get().as_fd()),
             _ => false,
         }
     }
@@ -250,7 +255,7 @@ impl Link {
         match &mut self.kind {
             Kind::Port { edges, .. } => {
                 edges.readable().await?.clear_ready();
-                let seen = port::take_edges(&edges.get_ref().0)?;
+                let seen = port::take_edges(&edges.get_ref().get().0)?;
                 self.readable |= !seen.is_empty();
                 self.writable |= seen.contains(EpollFlags::EPOLLOUT);
             }

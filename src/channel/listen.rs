@@ -1,17 +1,18 @@
 //! Listening sockets: one client at a time, the next one when it leaves.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, UnixAddr, VsockAddr, accept4, bind,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, UnixAddr, VsockAddr, bind,
     listen, socket,
 };
 
 use super::ChannelError;
+use crate::host::linux::fd::accept;
 
 /// A socket that clients connect to.
 #[derive(Debug)]
@@ -70,11 +71,8 @@ impl Listener {
 
     /// The next client, if one waits.
     pub(super) fn accept(&self) -> io::Result<Option<OwnedFd>> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        match accept4(self.socket.as_raw_fd(), flags) {
-            // SAFETY: the descriptor is new and nobody else knows it.
-            #[expect(unsafe_code, reason = "accept4 returns a raw descriptor")]
-            Ok(client) => Ok(Some(unsafe { OwnedFd::from_raw_fd(client) })),
+        match accept(&self.socket) {
+            Ok(client) => Ok(Some(client)),
             Err(Errno::EAGAIN | Errno::ECONNABORTED | Errno::EINTR) => Ok(None),
             Err(other) => Err(other.into()),
         }

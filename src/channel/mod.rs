@@ -11,7 +11,7 @@ mod listen;
 mod port;
 mod serial;
 
-pub use link::{Input, Link};
+pub use link::{End, Input, Link};
 pub use listen::Listener;
 
 /// A way to the host that is open, but not yet watched by the runtime: it is made before the

@@ -14,8 +14,21 @@ use clap::{Arg, Command};
 /// name added here could make an abbreviation ambiguous that works today. Complaints list the
 /// candidates in this order.
 const ABBREVIABLE: [&str; 15] = [
-    "help", "version", "dump-conf", "logfile", "pidfile", "fsfreeze-hook", "verbose", "method", "path", "daemonize",
-    "block-rpcs", "allow-rpcs", "statedir", "retry-path", "config",
+    "help",
+    "version",
+    "dump-conf",
+    "logfile",
+    "pidfile",
+    "fsfreeze-hook",
+    "verbose",
+    "method",
+    "path",
+    "daemonize",
+    "block-rpcs",
+    "allow-rpcs",
+    "statedir",
+    "retry-path",
+    "config",
 ];
 
 /// One thing met on the command line. Operands are dropped: the agent takes none.
@@ -81,7 +94,8 @@ fn long<'a>(command: &'a Command, word: &[u8], words: &mut impl Iterator<Item = 
 
 /// The options that `name` may mean: the one so called, else those it abbreviates.
 fn find_long<'a>(command: &'a Command, name: &[u8]) -> Vec<&'a Arg> {
-    let by_name = |name: &[u8]| command.get_arguments().find(|arg| arg.get_long().is_some_and(|long| long.as_bytes() == name));
+    let by_name =
+        |name: &[u8]| command.get_arguments().find(|arg| arg.get_long().is_some_and(|long| long.as_bytes() == name));
     match by_name(name) {
         Some(arg) => vec![arg],
         None => {
@@ -135,6 +149,7 @@ fn takes(arg: &Arg) -> Takes {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use clap::ArgAction;
@@ -160,7 +175,7 @@ mod tests {
         let given = scan(&command, words.iter().map(OsString::from), posix);
         let one = |given: &Given| match given {
             Given::Option(arg, None) => arg.get_id().to_string(),
-            Given::Option(arg, Some(value)) => format!("{}={}", arg.get_id(), value.display()),
+            Given::Option(arg, Some(value)) => format!("{}={}", arg.get_id(), value.to_string_lossy()),
             Given::Complaint(text) => format!("<{text}>"),
         };
         given.iter().map(one).collect::<Vec<_>>().join(" ")
@@ -168,13 +183,17 @@ mod tests {
 
     #[test]
     fn values_are_found_attached_and_in_the_next_word() {
-        assert_eq!(read(&["-p/x", "-p", "-v", "--path", "--", "--path=", "-vp="], false), "path=/x path=-v path=-- path= verbose path==");
+        assert_eq!(
+            read(&["-p/x", "-p", "-v", "--path", "--", "--path=", "-vp="], false),
+            "path=/x path=-v path=-- path= verbose path=="
+        );
     }
 
     #[test]
     fn an_optional_value_must_be_attached() {
         let words = ["-F", "/x", "-F/x", "-vF/y", "--fsfreeze-hook", "/z", "--fsfreeze-hook=", "--f=/q"];
-        let hooks = "fsfreeze-hook fsfreeze-hook=/x verbose fsfreeze-hook=/y fsfreeze-hook fsfreeze-hook= fsfreeze-hook=/q";
+        let hooks =
+            "fsfreeze-hook fsfreeze-hook=/x verbose fsfreeze-hook=/y fsfreeze-hook fsfreeze-hook= fsfreeze-hook=/q";
         assert_eq!(read(&words, false), hooks);
     }
 

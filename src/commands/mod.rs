@@ -13,9 +13,11 @@ use crate::protocol::message::Members;
 use crate::protocol::{args, reply};
 
 pub mod agent;
+pub mod file;
+pub mod fsfreeze;
 
 /// All groups, in the order in which they are listed.
-pub static GROUPS: &[&[Command]] = &[agent::COMMANDS];
+pub static GROUPS: &[&[Command]] = &[agent::COMMANDS, file::COMMANDS, fsfreeze::COMMANDS];
 
 /// A row of the table.
 pub struct Command {

@@ -84,6 +84,7 @@ fn method(socket: impl AsFd) -> Result<&'static str, ActivationError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use std::fs::File;

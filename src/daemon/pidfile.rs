@@ -83,18 +83,14 @@ impl Drop for PidFile {
 /// so that we and the stock agent do not run side by side.
 fn lock(file: &File) -> io::Result<()> {
     let short = |number: i32| libc::c_short::try_from(number).map_err(io::Error::other);
-    let whole_file = libc::flock {
-        l_type: short(libc::F_WRLCK)?,
-        l_whence: short(libc::SEEK_SET)?,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
+    let whole_file =
+        libc::flock { l_type: short(libc::F_WRLCK)?, l_whence: short(libc::SEEK_SET)?, l_start: 0, l_len: 0, l_pid: 0 };
     fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file))?;
     Ok(())
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;

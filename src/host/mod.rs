@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
@@ -22,23 +23,28 @@ const FILE_LIMIT: u64 = 16 << 20;
 /// The machine that the agent serves.
 pub struct Host {
     root: PathBuf,
-    kernel: Box<dyn Kernel>,
+    kernel: Arc<dyn Kernel>,
 }
 
 impl Host {
     /// The machine this process runs on.
     pub fn real() -> Host {
-        Host { root: PathBuf::from("/"), kernel: Box::new(kernel::Linux) }
+        Host { root: PathBuf::from("/"), kernel: Arc::new(kernel::Linux) }
     }
 
     /// A machine whose files lie below `root`.
     pub fn new(root: impl Into<PathBuf>, kernel: Box<dyn Kernel>) -> Host {
-        Host { root: root.into(), kernel }
+        Host { root: root.into(), kernel: kernel.into() }
     }
 
     /// What has no file: ioctls and system calls.
     pub fn kernel(&self) -> &dyn Kernel {
         self.kernel.as_ref()
+    }
+
+    /// The same, to take along to a thread that may outlive a call.
+    pub fn kernel_handle(&self) -> Arc<dyn Kernel> {
+        self.kernel.clone()
     }
 
     /// Where an absolute path of the machine lies.

@@ -81,6 +81,13 @@ impl Framer {
         self.parser.message.footprint()
     }
 
+    /// Gives large buffers back to the system, unless they are in use.
+    pub fn shrink(&mut self) {
+        if !self.is_pending() {
+            self.parser = Parser::default();
+        }
+    }
+
     /// Reads on to the next event; `None` when the input is used up.
     pub fn next(&mut self, input: &mut &[u8]) -> Option<Event> {
         loop {

@@ -1,3 +1,4 @@
 //! Readers of the Linux kernel's files: one file for each source.
 
 pub mod mounts;
+pub mod fd;

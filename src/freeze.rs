@@ -1,0 +1,342 @@
+//! Freezing and thawing the guest's file systems.
+//!
+//! Invariant: whatever happens after the first `FIFREEZE`, a thaw needs no path, no log, no program
+//! and no other file: it has the descriptors in hand. Whoever freezes also thaws, on every way out.
+
+mod hook;
+mod order;
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use nix::errno::Errno;
+
+use crate::agent::Agent;
+use crate::host::linux::mounts::{self, Mount};
+use crate::host::Host;
+use crate::log::{AUDIT, LogControl};
+use crate::protocol::error::{Error, Result, os_reason};
+
+/// A file system that is in our hands.
+#[derive(Clone)]
+struct Held {
+    point: PathBuf,
+    dir: Arc<File>,
+}
+
+/// What we have frozen. The flag is what `guest-fsfreeze-status` tells.
+pub struct Freezer {
+    frozen: AtomicBool,
+    /// A freeze or thaw is at work: its outcome is not known yet.
+    working: AtomicBool,
+    log: LogControl,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    /// In the order of freezing.
+    held: Vec<Held>,
+    since: Option<Instant>,
+    /// A freeze hook ran and its thaw has not.
+    hook_owed: bool,
+}
+
+impl Freezer {
+    /// Nothing frozen; or, when an earlier agent ended with frozen file systems, all that it froze.
+    pub fn new(frozen: bool, log: LogControl) -> Freezer {
+        let since = frozen.then(Instant::now);
+        let inner = Mutex::new(Inner { held: Vec::new(), since, hook_owed: frozen });
+        Freezer { frozen: AtomicBool::new(frozen), working: AtomicBool::new(false), log, inner }
+    }
+
+    /// Whether file systems are frozen, as far as we know.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::SeqCst)
+    }
+
+    /// Whether ending the agent now could leave something frozen.
+    pub fn is_busy(&self) -> bool {
+        self.is_frozen() || self.working.load(Ordering::SeqCst)
+    }
+
+    /// When the file systems were frozen.
+    pub fn frozen_since(&self) -> Option<Instant> {
+        // A freeze that is at work holds the lock; then there is no answer yet.
+        self.inner.try_lock().ok().and_then(|inner| inner.since)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Marks a freeze or thaw as at work, for the signals that end the agent.
+struct Working<'a>(&'a AtomicBool);
+
+impl<'a> Working<'a> {
+    fn new(flag: &'a AtomicBool) -> Working<'a> {
+        flag.store(true, Ordering::SeqCst);
+        Working(flag)
+    }
+}
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Freezes all file systems, or those mounted at `points`. Returns how many were frozen.
+///
+/// # Errors
+/// When the hook or a file system refuses; then nothing is frozen.
+pub fn freeze(agent: &Agent, points: Option<&[&str]>) -> Result<i64> {
+    let _working = Working::new(&agent.freezer.working);
+    let mut inner = agent.freezer.lock();
+    tracing::info!(target: AUDIT, "guest-fsfreeze called");
+    let hook = agent.config.fsfreeze_hook.as_deref();
+    inner.hook_owed = hook.is_some();
+    let outcome = hook::run(agent, hook, hook::Phase::Freeze)
+        .and_then(|()| freeze_listed(agent, points, &mut inner));
+    if !matches!(outcome, Ok(1..)) {
+        // Nothing is frozen: whatever the hook stopped goes on (decision 16).
+        thaw_hook(agent, &mut inner).unwrap_or_else(|e| tracing::error!("{e}"));
+    }
+    outcome
+}
+
+fn freeze_listed(agent: &Agent, points: Option<&[&str]>, inner: &mut Inner) -> Result<i64> {
+    let listed = mounts::local(&agent.host).map_err(|e| Error::os("failed to read the mount table", &e))?;
+    let wanted = listed.into_iter().filter(|mount| {
+        points.is_none_or(|points| points.iter().any(|point| mount.is_at(&normal(point))))
+    });
+    let ordered = order::stored_last(&agent.host, wanted.collect());
+    let held = open_all(agent, &ordered)?;
+    // Writing everything back first keeps the time short in which writers stand still.
+    for file_system in &held {
+        if let Err(error) = agent.host.kernel().sync(file_system.dir.as_fd()) {
+            tracing::warn!("failed to sync {}: {}", file_system.point.display(), os_reason(&error));
+        }
+    }
+    tracing::warn!("disabling logging due to filesystem freeze");
+    agent.freezer.log.hold();
+    if let Err(error) = agent.state.mark_frozen() {
+        agent.freezer.log.release();
+        return Err(Error::os("failed to note the freeze in the state directory", &error));
+    }
+    agent.freezer.frozen.store(true, Ordering::SeqCst);
+    inner.since = Some(Instant::now());
+    let (frozen, refusal) = freeze_each(agent, held);
+    let count = frozen.len();
+    inner.held = frozen;
+    match refusal {
+        None if count > 0 => Ok(i64::try_from(count).unwrap_or(i64::MAX)),
+        None => {
+            finish_thaw(agent, inner);
+            Ok(0)
+        }
+        Some(refusal) => {
+            thaw_held(agent, inner);
+            finish_thaw(agent, inner);
+            Err(refusal)
+        }
+    }
+}
+
+/// `/mnt/` and `/mnt//` mean `/mnt`.
+fn normal(point: &str) -> PathBuf {
+    Path::new(point).components().collect()
+}
+
+/// Opens every mount point while nothing is frozen yet.
+fn open_all(agent: &Agent, mounts: &[Mount]) -> Result<Vec<Held>> {
+    let mut held = Vec::with_capacity(mounts.len());
+    for mount in mounts {
+        let point = &mount.point;
+        if mount.covered {
+            tracing::warn!("{} is not frozen: something else is mounted over it", point.display());
+            continue;
+        }
+        match open(&agent.host, point) {
+            Ok(dir) => held.push(Held { point: point.clone(), dir: Arc::new(dir) }),
+            Err(error) if agent.config.fsfreeze.best_effort => {
+                tracing::warn!("{} is not frozen: {}", point.display(), os_reason(&error));
+            }
+            Err(error) => return Err(Error::os(format!("failed to open {}", point.display()), &error)),
+        }
+    }
+    Ok(held)
+}
+
+fn open(host: &Host, point: &Path) -> std::io::Result<File> {
+    File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(host.path(point))
+}
+
+/// What became of one `FIFREEZE`.
+enum Attempt {
+    Frozen,
+    /// The file system has no freeze (vfat, iso9660...); it was synced.
+    Unsupported,
+    /// Somebody else froze it before.
+    Taken,
+    Refused(std::io::Error),
+}
+
+impl Attempt {
+    fn of(result: std::io::Result<()>) -> Attempt {
+        let Err(error) = result else { return Attempt::Frozen };
+        match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+            Errno::EOPNOTSUPP | Errno::ENOTTY => Attempt::Unsupported,
+            Errno::EBUSY => Attempt::Taken,
+            _ => Attempt::Refused(error),
+        }
+    }
+}
+
+/// Freezes one after the other. Gives those that were frozen, and the refusal that ended it.
+///
+/// `FIFREEZE` waits for writers and can hang in the kernel, so it runs on a thread of its own; past
+/// the deadline we give up, and that thread takes back what it may still get.
+fn freeze_each(agent: &Agent, listed: Vec<Held>) -> (Vec<Held>, Option<Error>) {
+    let mut frozen = Vec::with_capacity(listed.len());
+    let settings = &agent.config.fsfreeze;
+    let (best_effort, patience) = (settings.best_effort, settings.freeze_timeout);
+    let given_up = Arc::new(Mutex::new(false));
+    let (sender, attempts) = mpsc::channel();
+    let worker = {
+        let (given_up, listed, kernel) = (given_up.clone(), listed.clone(), agent.host.kernel_handle());
+        std::thread::Builder::new().name("freeze".into()).spawn(move || {
+            for file_system in listed {
+                let attempt = Attempt::of(kernel.freeze(file_system.dir.as_fd()));
+                // Held while the outcome changes hands, so that exactly one side answers for it.
+                let given_up = given_up.lock().unwrap_or_else(PoisonError::into_inner);
+                if *given_up {
+                    if matches!(attempt, Attempt::Frozen) {
+                        let _ = kernel.thaw(file_system.dir.as_fd());
+                    }
+                    return;
+                }
+                let stop = matches!(attempt, Attempt::Refused(_)) && !best_effort;
+                if sender.send(attempt).is_err() || stop {
+                    return;
+                }
+            }
+        })
+    };
+    if let Err(error) = worker {
+        return (frozen, Some(Error::os("failed to start the freeze", &error)));
+    }
+    for file_system in listed {
+        let point = file_system.point.display().to_string();
+        let attempt = attempts.recv_timeout(patience).or_else(|_| {
+            let mut given_up = given_up.lock().unwrap_or_else(PoisonError::into_inner);
+            let last_word = attempts.try_recv();
+            *given_up = last_word.is_err();
+            last_word
+        });
+        match attempt {
+            Ok(Attempt::Frozen) => frozen.push(file_system),
+            Ok(Attempt::Unsupported) => {
+                tracing::info!("{point} is only synced: its file system cannot be frozen");
+            }
+            Ok(Attempt::Taken) => tracing::warn!("{point} is frozen already, by somebody else"),
+            Ok(Attempt::Refused(error)) if best_effort => {
+                tracing::warn!("failed to freeze {point}: {}", os_reason(&error));
+            }
+            Ok(Attempt::Refused(error)) => {
+                return (frozen, Some(Error::os(format!("failed to freeze {point}"), &error)));
+            }
+            Err(_) => {
+                let seconds = patience.as_secs();
+                let text = format!("failed to freeze {point}: not done after {seconds} s");
+                return (frozen, Some(Error::new(text)));
+            }
+        }
+    }
+    (frozen, None)
+}
+
+/// Thaws everything, whoever froze it. Returns how many file systems were frozen.
+///
+/// # Errors
+/// When the thaw hook fails; everything is thawed all the same.
+pub fn thaw(agent: &Agent) -> Result<i64> {
+    let _working = Working::new(&agent.freezer.working);
+    let mut inner = agent.freezer.lock();
+    let mut count = thaw_held(agent, &mut inner);
+    // Nested freezes by others, those of an earlier agent, and what was mounted meanwhile.
+    let listed = match mounts::local(&agent.host) {
+        Ok(listed) => listed,
+        Err(error) if !agent.freezer.is_frozen() || count > 0 => {
+            tracing::error!("failed to read the mount table: {}", os_reason(&error));
+            Vec::new()
+        }
+        Err(error) => return Err(Error::os("failed to read the mount table", &error)),
+    };
+    for mount in listed.iter().filter(|mount| !mount.covered) {
+        if let Ok(dir) = open(&agent.host, &mount.point) {
+            count += i64::from(thaw_fully(agent, &dir));
+        }
+    }
+    finish_thaw(agent, &mut inner);
+    tracing::info!(target: AUDIT, "guest-fsthaw called");
+    thaw_hook(agent, &mut inner).map_err(|error| {
+        Error::new(format!("file systems thawed ({count}), but: {}", error.desc))
+    })?;
+    Ok(count)
+}
+
+/// Thaws what we froze, in the opposite order, by the descriptors that were kept.
+fn thaw_held(agent: &Agent, inner: &mut Inner) -> i64 {
+    inner.held.iter().rev().map(|held| i64::from(thaw_fully(agent, &held.dir))).sum()
+}
+
+/// Takes back all freezes of a file system. Whether there was one.
+fn thaw_fully(agent: &Agent, dir: &File) -> bool {
+    let mut thawed = false;
+    while agent.host.kernel().thaw(dir.as_fd()).is_ok() {
+        thawed = true;
+    }
+    thawed
+}
+
+/// Goes back to normal operation after the last thaw.
+fn finish_thaw(agent: &Agent, inner: &mut Inner) {
+    agent.freezer.frozen.store(false, Ordering::SeqCst);
+    inner.held.clear();
+    inner.since = None;
+    let unmarked = agent.state.unmark_frozen();
+    agent.freezer.log.release();
+    if let Err(error) = unmarked {
+        tracing::error!("failed to remove the frozen marker: {}", os_reason(&error));
+    }
+    if let Err(error) = agent.state.thawed() {
+        tracing::error!("{error}");
+    }
+}
+
+/// Runs the thaw hook if a freeze hook ran since it last did.
+fn thaw_hook(agent: &Agent, inner: &mut Inner) -> Result<()> {
+    if !std::mem::take(&mut inner.hook_owed) {
+        return Ok(());
+    }
+    hook::run(agent, agent.config.fsfreeze_hook.as_deref(), hook::Phase::Thaw)
+}
+
+/// Thaws without being asked to, because nobody did in time.
+pub fn thaw_unasked(agent: &Agent, why: &str) {
+    let outcome = thaw(agent);
+    match outcome {
+        Ok(count) => tracing::error!("{count} file systems were thawed by the agent itself: {why}"),
+        Err(error) => tracing::error!("thawed by the agent itself ({why}): {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

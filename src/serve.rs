@@ -1,0 +1,533 @@
+//! The loop: channel, session, workers, timers and signals on one thread.
+//!
+//! Invariant: nothing on this thread blocks. Whatever may block is on a worker, so the end of the
+//! agent, timers and a client that leaves are always noticed.
+
+mod reopen;
+mod signals;
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use crate::agent::Agent;
+use crate::channel::{Endpoint, Input, Link};
+use crate::config::Config;
+use crate::daemon::Lifecycle;
+use crate::freeze;
+use crate::log::LogControl;
+use crate::output::Output;
+use crate::policy::Policy;
+use crate::protocol::error::os_reason;
+use crate::protocol::frame::{Event, Framer, Limits};
+use crate::protocol::message::Message;
+use crate::session::{Done, Job, Piece, STUCK_LIMIT, Session};
+
+use reopen::Reopen;
+use signals::{Signal, Signals};
+
+/// Bytes read at a time.
+const READ_SIZE: usize = 128 << 10;
+
+/// With so many bytes unsent, nothing new is read or taken from a long reply.
+const OUTPUT_HIGH: usize = 1 << 20;
+
+/// Reads in a row before signals and timers are looked at again.
+const BURST: usize = 16;
+
+/// Buffers above this are given back to the system when nothing came for `KEEP_BUFFERS`.
+const USUAL_BUFFER: usize = 64 << 10;
+const KEEP_BUFFERS: Duration = Duration::from_millis(100);
+
+/// How long an agent that is told to end waits for a thaw (decision 15).
+const END_FROZEN: Duration = Duration::from_secs(10);
+
+/// What workers tell the loop.
+enum Report {
+    /// A reply of several pieces begins.
+    Stream(u64, mpsc::Receiver<Piece>),
+    /// A job ended; its request's buffers come back.
+    Done(u64, Done, Message),
+    /// Thawed unasked.
+    Thawed,
+}
+
+/// Serves until told to end; the result is the exit status.
+pub fn run(agent: Agent, channel: Option<Endpoint>, config: Config, log: LogControl, lifecycle: Lifecycle) -> u8 {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .max_blocking_threads(STUCK_LIMIT + 8)
+        .thread_keep_alive(Duration::from_secs(2))
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("failed to start the event loop: {}", os_reason(&error));
+            return 1;
+        }
+    };
+    let status = runtime.block_on(async {
+        match Server::new(agent, config, log, lifecycle) {
+            Ok(server) => server.run(channel).await,
+            Err(error) => {
+                tracing::error!("failed to start the event loop: {}", os_reason(&error));
+                1
+            }
+        }
+    });
+    // Workers that hang in the system must not keep us.
+    runtime.shutdown_background();
+    status
+}
+
+struct Server {
+    agent: Arc<Agent>,
+    config: Config,
+    log: LogControl,
+    lifecycle: Lifecycle,
+    signals: Signals,
+    framer: Framer,
+    session: Session,
+    out: Output,
+    input: Vec<u8>,
+    /// The part of `input` that is not looked at yet.
+    unread: std::ops::Range<usize>,
+    /// The client sends no more; it is dropped when all is answered.
+    half_closed: bool,
+    reports: mpsc::UnboundedReceiver<Report>,
+    reporter: mpsc::UnboundedSender<Report>,
+    stream: Option<(u64, mpsc::Receiver<Piece>)>,
+    /// When large buffers are given back.
+    shrink: Option<Instant>,
+    /// When we thaw what nobody thawed.
+    thaw_at: Option<Instant>,
+    /// When we end although something is frozen.
+    end_at: Option<Instant>,
+    thawing: bool,
+}
+
+/// Why the loop ended.
+enum End {
+    Status(u8),
+    Lost(io::Error),
+}
+
+impl Server {
+    fn new(agent: Agent, config: Config, log: LogControl, lifecycle: Lifecycle) -> io::Result<Server> {
+        let (reporter, reports) = mpsc::unbounded_channel();
+        let limits = Limits { bytes: config.limits.request_bytes, ..Limits::default() };
+        Ok(Server {
+            agent: Arc::new(agent),
+            config,
+            log,
+            lifecycle,
+            signals: Signals::new()?,
+            framer: Framer::new(limits),
+            session: Session::new(),
+            out: Output::default(),
+            input: vec![0; READ_SIZE],
+            unread: 0..0,
+            half_closed: false,
+            reports,
+            reporter,
+            stream: None,
+            shrink: None,
+            thaw_at: None,
+            end_at: None,
+            thawing: false,
+        })
+    }
+
+    async fn run(mut self, channel: Option<Endpoint>) -> u8 {
+        for name in self.agent.unknown_names() {
+            tracing::warn!("the command lists name '{name}', which is no command");
+        }
+        self.watch_freeze();
+        self.lifecycle.ready();
+        let mut link = match channel.map(Link::new).transpose() {
+            Ok(link) => link,
+            Err(error) => {
+                tracing::error!("failed to watch the channel: {}", os_reason(&error));
+                return 1;
+            }
+        };
+        let mut reopen = Reopen::new(&self.config);
+        loop {
+            let Some(mut open) = link.take() else {
+                match self.await_channel(&mut reopen).await {
+                    Ok(opened) => link = Some(opened),
+                    Err(status) => return status,
+                }
+                continue;
+            };
+            match self.serve(&mut open).await {
+                End::Status(status) => return status,
+                End::Lost(error) => {
+                    tracing::error!("error reading channel: {}", os_reason(&error));
+                    self.forget_client();
+                    if !self.config.retry_path {
+                        return 0;
+                    }
+                    reopen.lost();
+                }
+            }
+        }
+    }
+
+    /// Serves one open channel to its end.
+    async fn serve(&mut self, link: &mut Link) -> End {
+        loop {
+            let more = match self.pump(link) {
+                Ok(more) => more,
+                Err(error) => return End::Lost(error),
+            };
+            self.watch_freeze();
+            let want_read = !link.is_readable() && self.may_read();
+            let want_write = !self.out.is_empty();
+            let want_piece = self.stream.is_some() && self.out.len() < OUTPUT_HIGH;
+            let deadline = self.deadline();
+            tokio::select! {
+                biased;
+                signal = self.signals.next() => {
+                    if let Some(status) = self.signal(signal, 0) {
+                        return End::Status(status);
+                    }
+                }
+                Some(report) = self.reports.recv() => self.report(report),
+                piece = next_piece(&mut self.stream), if want_piece => self.piece(piece),
+                () = std::future::ready(()), if more => {}
+                result = link.wait(want_read, want_write) => {
+                    if let Err(error) = result {
+                        return End::Lost(error);
+                    }
+                }
+                () = sleep_until(deadline), if deadline.is_some() => {
+                    if let Some(status) = self.tick() {
+                        return End::Status(status);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Until the channel is there: everything but reading.
+    async fn await_channel(&mut self, reopen: &mut Reopen) -> Result<Link, u8> {
+        loop {
+            self.watch_freeze();
+            let deadline = self.deadline();
+            tokio::select! {
+                biased;
+                signal = self.signals.next() => {
+                    let status = if reopen.has_worked() { 0 } else { 1 };
+                    if let Some(status) = self.signal(signal, status) {
+                        return Err(status);
+                    }
+                }
+                Some(report) = self.reports.recv() => self.report(report),
+                opened = reopen.next() => match opened {
+                    Some(link) => return Ok(link),
+                    None => return Err(1),
+                },
+                () = sleep_until(deadline), if deadline.is_some() => {
+                    if let Some(status) = self.tick() {
+                        return Err(status);
+                    }
+                }
+            }
+        }
+    }
+
+    fn may_read(&mut self) -> bool {
+        !self.half_closed && self.out.len() < OUTPUT_HIGH && self.session.has_room(Instant::now())
+    }
+
+    /// Reads, answers and writes until there is nothing to do without waiting. True when there is
+    /// more to do, but signals and timers should have their turn.
+    fn pump(&mut self, link: &mut Link) -> io::Result<bool> {
+        for _ in 0..BURST {
+            self.parse();
+            self.start_jobs();
+            self.flush(link);
+            if self.half_closed && !self.session.owes() && self.out.is_empty() || self.half_closed && link.client_is_gone() {
+                self.forget_client();
+                link.drop_client();
+            }
+            if !self.unread.is_empty() && self.may_read() {
+                continue;
+            }
+            if !link.is_readable() || !self.unread.is_empty() || !self.may_read() {
+                return Ok(false);
+            }
+            match link.read(&mut self.input)? {
+                Input::Nothing => {}
+                Input::Bytes(count) => {
+                    tracing::debug!("read data, count: {count}, data: {}", shown(&self.input[..count]));
+                    self.unread = 0..count;
+                }
+                Input::End(end) => self.end(&end, link)?,
+            }
+        }
+        Ok(true)
+    }
+
+    /// The other side said that it is done.
+    fn end(&mut self, end: &crate::channel::End, link: &mut Link) -> io::Result<()> {
+        use crate::channel::End;
+        match end {
+            End::HostClosed => self.forget_client(),
+            End::HalfClosed => {
+                tracing::debug!("received EOF");
+                self.framer.reset();
+                self.half_closed = true;
+            }
+            End::Gone => {
+                self.forget_client();
+                link.drop_client();
+            }
+            End::LineLost => return Err(io::Error::other("the serial line was hung up")),
+        }
+        Ok(())
+    }
+
+    /// Takes the messages out of what was read, as long as there is room for their replies.
+    fn parse(&mut self) {
+        if self.unread.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let mut rest = &self.input[self.unread.clone()];
+        while self.out.len() < OUTPUT_HIGH && self.session.has_room(now) {
+            match self.framer.next(&mut rest) {
+                None => break,
+                Some(Event::Reset(error)) => self.session.reset(error, &mut self.out),
+                Some(Event::Message(message)) => {
+                    if let Some(done) = self.session.message(message, now, &self.agent, &mut self.out) {
+                        self.framer.recycle(done);
+                    }
+                }
+            }
+        }
+        self.unread.start = self.unread.end - rest.len();
+        if self.framer.footprint() > USUAL_BUFFER {
+            self.shrink = Some(now + KEEP_BUFFERS);
+        }
+    }
+
+    fn start_jobs(&mut self) {
+        for job in self.session.take_jobs() {
+            let (agent, reporter) = (self.agent.clone(), self.reporter.clone());
+            tokio::task::spawn_blocking(move || work(&agent, job, &reporter));
+        }
+        for dropped in self.session.take_dropped_streams() {
+            self.stream = self.stream.take().filter(|(seq, _)| *seq != dropped);
+        }
+        for undo in self.session.take_undos() {
+            let agent = self.agent.clone();
+            tokio::task::spawn_blocking(move || undo(&agent));
+        }
+    }
+
+    fn flush(&mut self, link: &mut Link) {
+        if self.out.is_empty() {
+            return;
+        }
+        let result = self.out.write_with(|data| link.write(data), drop);
+        match result {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => {
+                // A client that left; a lost device shows at the next read.
+                tracing::debug!("error sending data: {}", os_reason(&error));
+                self.forget_client();
+                link.drop_client();
+            }
+        }
+    }
+
+    /// Nothing is owed to a client that is gone, and nothing of it reaches the next one.
+    fn forget_client(&mut self) {
+        self.framer.reset();
+        self.unread = 0..0;
+        self.half_closed = false;
+        self.session.hang_up(&mut self.out);
+        self.start_jobs();
+    }
+
+    fn report(&mut self, report: Report) {
+        let now = Instant::now();
+        match report {
+            Report::Stream(seq, pieces) => self.stream = Some((seq, pieces)),
+            Report::Done(seq, done, message) => {
+                self.framer.recycle(message);
+                if self.framer.footprint() > USUAL_BUFFER {
+                    self.shrink = Some(now + KEEP_BUFFERS);
+                }
+                self.drain_stream(seq);
+                self.session.done(seq, done, now, &self.agent, &mut self.out);
+            }
+            Report::Thawed => self.thawing = false,
+        }
+        self.start_jobs();
+    }
+
+    /// Takes the pieces of a stream whose job has ended; they are all there.
+    fn drain_stream(&mut self, seq: u64) {
+        while let Some((streaming, pieces)) = &mut self.stream {
+            if *streaming != seq {
+                return;
+            }
+            let piece = pieces.try_recv().ok();
+            self.piece(piece);
+        }
+    }
+
+    fn piece(&mut self, piece: Option<Piece>) {
+        let Some((seq, _)) = &self.stream else { return };
+        let seq = *seq;
+        match piece {
+            Some(piece) => {
+                if piece.cut.is_none() {
+                    self.stream = None;
+                }
+                self.session.piece(seq, piece, Instant::now(), &self.agent, &mut self.out);
+            }
+            None => self.stream = None,
+        }
+    }
+
+    /// When `tick` has something to do.
+    fn deadline(&self) -> Option<Instant> {
+        let timers = [self.session.deadline(), self.shrink, self.thaw_at, self.end_at];
+        timers.into_iter().flatten().min()
+    }
+
+    fn tick(&mut self) -> Option<u8> {
+        let now = Instant::now();
+        let due = |timer: Option<Instant>| timer.is_some_and(|at| at <= now);
+        self.session.tick(now, &self.agent, &mut self.out);
+        self.start_jobs();
+        if due(self.shrink) {
+            self.shrink = None;
+            self.framer.shrink();
+        }
+        if due(self.thaw_at) && !self.thawing {
+            self.thaw_at = None;
+            self.thaw_unasked("the time limit has passed");
+        }
+        if due(self.end_at) {
+            self.end_at = None;
+            return Some(self.end_now());
+        }
+        None
+    }
+
+    /// Follows the freeze state: its timers, and what had to wait for the thaw.
+    fn watch_freeze(&mut self) {
+        if self.agent.freezer.is_frozen() {
+            let limit = self.config.fsfreeze.timeout;
+            if let (None, Some(limit), Some(since)) = (self.thaw_at, limit, self.agent.freezer.frozen_since()) {
+                self.thaw_at = Some(since + limit);
+            }
+        } else {
+            self.thaw_at = None;
+            self.lifecycle.thawed();
+        }
+    }
+
+    fn thaw_unasked(&mut self, why: &'static str) {
+        self.thawing = true;
+        let (agent, reporter) = (self.agent.clone(), self.reporter.clone());
+        tokio::task::spawn_blocking(move || {
+            freeze::thaw_unasked(&agent, why);
+            let _ = reporter.send(Report::Thawed);
+        });
+    }
+
+    /// Acts on a signal; the exit status if the agent is to end now.
+    fn signal(&mut self, signal: Signal, status: u8) -> Option<u8> {
+        match signal {
+            Signal::Reload => {
+                self.reload();
+                None
+            }
+            Signal::End(number) if self.agent.freezer.is_busy() => {
+                // Nothing may stay frozen: wait for the thaw, but not for ever (decision 15).
+                let again = self.end_at.is_some() && number == nix::libc::SIGTERM && self.signals.terminated_before();
+                if again {
+                    return Some(self.end_now());
+                }
+                let limit = Instant::now() + END_FROZEN;
+                self.end_at.get_or_insert(self.thaw_at.map_or(limit, |thaw| thaw.min(limit)));
+                None
+            }
+            Signal::End(number) => {
+                tracing::debug!("received signal num {number}, quitting");
+                Some(status)
+            }
+        }
+    }
+
+    /// Ends, and leaves nothing frozen behind.
+    fn end_now(&mut self) -> u8 {
+        if self.agent.freezer.is_busy() {
+            freeze::thaw_unasked(&self.agent, "the agent was told to end");
+        }
+        0
+    }
+
+    fn reload(&mut self) {
+        if let Err(error) = self.log.reopen() {
+            tracing::error!("unable to open specified log file: {}", os_reason(&error));
+        }
+        match self.config.reload() {
+            Ok(config) => {
+                self.agent.set_policy(Policy::new(&config.allow_rpcs, &config.block_rpcs));
+                self.config = config;
+                tracing::info!("configuration reloaded");
+            }
+            Err(error) => tracing::error!("configuration not reloaded, the old one stays: {error}"),
+        }
+    }
+}
+
+/// Runs a job on a worker thread.
+fn work(agent: &Agent, job: Job, reporter: &mpsc::UnboundedSender<Report>) {
+    let mut pieces: Option<mpsc::Sender<Piece>> = None;
+    let done = agent.work(job.row, &job.request, |piece| {
+        let sender = pieces.get_or_insert_with(|| {
+            let (sender, receiver) = mpsc::channel(2);
+            let _ = reporter.send(Report::Stream(job.seq, receiver));
+            sender
+        });
+        sender.blocking_send(piece).is_ok()
+    });
+    drop(pieces);
+    let _ = reporter.send(Report::Done(job.seq, done, job.request.into_message()));
+}
+
+async fn next_piece(stream: &mut Option<(u64, mpsc::Receiver<Piece>)>) -> Option<Piece> {
+    match stream {
+        Some((_, pieces)) => pieces.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What was read, for the verbose log: bounded, on one line, and without payloads.
+fn shown(data: &[u8]) -> String {
+    const LIMIT: usize = 256;
+    let text = String::from_utf8_lossy(&data[..data.len().min(LIMIT)]);
+    if ["password", "buf-b64", "input-data", "\"keys\""].iter().any(|secret| text.contains(secret)) {
+        return "(not shown)".into();
+    }
+    text.trim_end().escape_debug().to_string().replace("\\\"", "\"")
+}

@@ -1,0 +1,67 @@
+//! Waiting for a channel that is not there yet, or that was lost (`--retry-path`).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::channel::{self, Link};
+use crate::config::Config;
+use crate::protocol::error::os_reason;
+
+/// A port that udev makes at boot is there within the first few tries.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Tries to open the channel again and again, ever more slowly, and logs each new reason once.
+pub(super) struct Reopen {
+    method: String,
+    path: PathBuf,
+    wait: Duration,
+    reason: String,
+    worked: bool,
+}
+
+impl Reopen {
+    pub(super) fn new(config: &Config) -> Reopen {
+        let path = config.path.clone().unwrap_or_default();
+        Reopen { method: config.method.clone(), path, wait: FIRST_WAIT, reason: String::new(), worked: !config.retry_path }
+    }
+
+    /// Whether the last attempt had success.
+    pub(super) fn has_worked(&self) -> bool {
+        self.worked
+    }
+
+    /// A channel that was open has gone.
+    pub(super) fn lost(&mut self) {
+        self.worked = true;
+        self.wait = FIRST_WAIT;
+        self.reason.clear();
+    }
+
+    /// The channel, as soon as it can be opened; `None` when it never will be. Safe to cancel.
+    pub(super) async fn next(&mut self) -> Option<Link> {
+        loop {
+            tokio::time::sleep(self.wait).await;
+            self.wait = (self.wait * 2).min(LONGEST_WAIT);
+            let reason = match channel::open(&self.method, &self.path) {
+                Ok(endpoint) => match Link::new(endpoint) {
+                    Ok(link) => {
+                        tracing::info!("channel '{}' is open", self.path.display());
+                        self.worked = true;
+                        return Some(link);
+                    }
+                    Err(error) => os_reason(&error),
+                },
+                Err(error) if !error.may_pass() => {
+                    tracing::error!("{error}");
+                    return None;
+                }
+                Err(error) => error.to_string(),
+            };
+            if reason != self.reason {
+                tracing::warn!("{reason}; trying again");
+                self.reason = reason;
+            }
+        }
+    }
+}
