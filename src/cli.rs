@@ -26,14 +26,15 @@ pub const DEFAULT_HOOK: &str = "/etc/qemu/fsfreeze-hook";
 
 const TEMPLATE: &str = "\
 Usage: {usage}
-{before-help}
+{about}
+
 Answers requests from the host of a virtual machine: files, programs, power,
 file system freeze, and information about the guest.
 
 {options}
 
-The configuration file may set everything that has a long option, without its
-dashes, in a group [general]; the key of --daemonize is \"daemon\".
+The configuration file sets the same things in a group [general], under the
+names of the long options; only --daemonize is called \"daemon\" there.
 ";
 
 /// The options, as given.
@@ -108,7 +109,7 @@ pub struct Args {
     #[arg(short, long)]
     pub help: bool,
 
-    /// The name of --block-rpcs until release 7.1, still found in units and scripts
+    /// The former name of --block-rpcs, still found in units and scripts
     #[arg(long, hide = true, action = ArgAction::Append)]
     pub blacklist: Vec<OsString>,
 
@@ -193,7 +194,7 @@ fn spelled_out(given: Given) -> Option<OsString> {
 
 /// The text of `--help`.
 pub fn help() -> String {
-    Args::command().before_help(version()).render_help().to_string()
+    Args::command().about(version()).render_help().to_string()
 }
 
 /// The text of `--version`, without a line end.

@@ -55,7 +55,7 @@ pub struct Config {
     pub verbose: bool,
     /// Keep trying to open the channel.
     pub retry_path: bool,
-    /// Commands that are refused.
+    /// Commands that are refused; items as they were given, blanks and repetitions included.
     pub block_rpcs: Vec<String>,
     /// If not empty, the only commands that are accepted.
     pub allow_rpcs: Vec<String>,
@@ -216,6 +216,8 @@ fn write_number(out: &mut impl Write, key: &str, number: &impl ToString) -> io::
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::keyfile::KeyFile;
+    use proptest::prelude::*;
     use std::ffi::OsString;
     use std::fs;
 
@@ -241,6 +243,16 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn no_file_panics(text in "(\\[(general|fsfreeze|limits)\\]|[a-z-]{4,12}|timeout|daemon|=|[0-9,]{1,30}|\\\\|\n|.){0,20}") {
+            let source = Source { args: Args::default(), file: "c".into(), required: false };
+            if let Ok(config) = KeyFile::parse(text.as_bytes()).map_err(|_| ()).and_then(|file| source.combine(&file).map_err(|_| ())) {
+                dump(&config);
+            }
+        }
+    }
+
     #[test]
     fn defaults_are_those_of_the_stock_agent() {
         let mut config = load(&[], "").unwrap();
@@ -255,7 +267,7 @@ mod tests {
         let text = "[general]\nmethod=unix-listen\npath=/s\nblock-rpcs=a, b\nblacklist=c\nverbose=1\n";
         let config = load(&["-p", "/p", "-b", "d", "-b", ",e", "--blacklist=f"], text).unwrap();
         assert_eq!((config.method.as_str(), config.path.as_deref()), ("unix-listen", Some("/p".as_ref())));
-        assert_eq!(config.block_rpcs, ["a", "b", "c", "d", "", "e", "f"]);
+        assert_eq!(config.block_rpcs, ["a", " b", "c", "d", "", "e", "f"]);
         assert!(config.verbose && !config.daemonize);
     }
 

@@ -69,6 +69,9 @@ impl Lifecycle {
         match unsafe { fork() }? {
             ForkResult::Parent { .. } => {
                 drop(sender);
+                if let Some(pidfile) = self.pidfile.take() {
+                    pidfile.leave_to_child();
+                }
                 wait_for_daemon(File::from(receiver))
             }
             ForkResult::Child => self.caller = Some(File::from(sender)),
@@ -116,4 +119,32 @@ fn wait_for_daemon(mut daemon: File) -> ! {
         let _ = io::stderr().write_all(b"qemu-ga: the daemon has ended before it was ready\n");
     }
     process::exit(if ready { 0 } else { 1 })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_id_file_that_had_to_wait_is_made_after_the_thaw() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let mut lifecycle = Lifecycle::background(&path, true).unwrap();
+        assert!(!path.exists());
+        lifecycle.thawed();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", process::id()));
+        drop(lifecycle);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn without_a_thaw_there_is_nothing_to_remove() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let lifecycle = Lifecycle::background(&path, true).unwrap();
+        std::fs::write(&path, "another's").unwrap();
+        drop(lifecycle);
+        assert!(path.exists());
+    }
 }

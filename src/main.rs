@@ -13,6 +13,7 @@ use qemu_ga::cli::{self, Stop};
 use qemu_ga::config::{Config, ConfigError};
 use qemu_ga::daemon::{self, Activated, ActivationError, Lifecycle, PidFileError};
 use qemu_ga::host::Host;
+use qemu_ga::host::linux::malloc;
 use qemu_ga::log::{self, LogControl};
 use qemu_ga::protocol::error::os_reason;
 use qemu_ga::state::{State, StateError};
@@ -20,6 +21,7 @@ use qemu_ga::{commands, serve};
 use tracing::{error, info, warn};
 
 fn main() -> ExitCode {
+    malloc::tune();
     let log = log::init();
     start(&log).map_or_else(
         |failure| {
@@ -74,19 +76,16 @@ fn run(mut config: Config, activated: Option<Activated>, log: &LogControl) -> Re
         (Some(activated), _) => channel::adopt(activated.socket),
         (None, path) => channel::open(&config.method, path.as_deref().unwrap_or("".as_ref())),
     };
-    let (channel, missing) = match opened {
-        Ok(channel) => (Some(channel), None),
-        Err(failure) if config.retry_path && failure.may_pass() => (None, Some(failure)),
+    let channel = match opened {
+        Ok(channel) => Some(channel),
+        // The loop goes on trying, and says what is wrong.
+        Err(failure) if config.retry_path && failure.may_pass() => None,
         Err(failure) => return Err(failure.into()),
     };
     match &config.logfile {
         Some(path) if frozen => log.open_file_on_release(path),
         Some(path) => log.open_file(path).map_err(Failure::Log)?,
         None => {}
-    }
-    if let Some(failure) = missing {
-        error!("{failure}");
-        error!("failed to create guest agent channel, will retry");
     }
 
     if config.daemonize {

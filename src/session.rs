@@ -17,9 +17,10 @@ use crate::protocol::message::Message;
 use crate::protocol::reply;
 use crate::protocol::request::Request;
 
-/// How long a sync waits for the commands ahead of it: shorter than every known client's time-out,
+/// How long a sync waits for the commands ahead of it: answered within a second, shorter than every
+/// known client's time-out,
 /// long enough for a pipelined quick command to be answered in order.
-pub const GRACE: Duration = Duration::from_secs(1);
+pub const GRACE: Duration = Duration::from_millis(900);
 
 /// Abandoned commands that may be on workers at the same time.
 pub const STUCK_LIMIT: usize = 8;

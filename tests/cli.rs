@@ -101,7 +101,7 @@ impl Agent {
     fn is_running(&mut self) -> bool {
         match &mut self.child {
             Some(child) => child.try_wait().unwrap().is_none(),
-            None => self.pid.is_some_and(|pid| is_running(pid)),
+            None => self.pid.is_some_and(is_running),
         }
     }
 
@@ -367,6 +367,25 @@ fn a_log_line_has_time_and_level_and_everything_is_logged_only_on_request() {
         let (micros, _) = rest.split_once(": ").unwrap();
         assert!(seconds.len() == 10 && micros.len() == 6 && micros.bytes().all(|byte| byte.is_ascii_digit()), "{line}");
     }
+}
+
+#[test]
+fn a_stderr_that_nobody_reads_does_not_stop_the_agent() {
+    let scene = Scene::new();
+    let agent = scene.serve(&["-v"]);
+    let mut stream = UnixStream::connect(scene.path("s")).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut replies = BufReader::new(stream.try_clone().unwrap());
+    for _ in 0..2000 {
+        stream.write_all(b"{\"execute\":\"guest-ping\"}\n").unwrap();
+        let mut reply = String::new();
+        replies.read_line(&mut reply).unwrap();
+        assert_eq!(reply, "{\"return\": {}}\n");
+    }
+    agent.signal(Signal::SIGTERM);
+    let (status, stderr) = agent.end();
+    assert_eq!(status.code(), Some(0));
+    assert!(stderr.len() > 32 << 10, "the pipe was not full");
 }
 
 #[test]

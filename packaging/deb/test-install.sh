@@ -173,8 +173,9 @@ must /etc/init.d/qemu-guest-agent status
 [ -S "$ROOT/run/qga.sock" ] || fail "the agent has no socket"
 
 step='removal'
+before=$(pid)
 must dpkg --remove qemu-ga-rs
-[ -e "$ROOT/run/qemu-ga.pid" ] && fail "the agent still runs"
+[ -d "$ROOT/proc/$before" ] && fail "the agent still runs"
 for file in /usr/sbin/qemu-ga /lib/systemd/system/qemu-guest-agent.service \
     /lib/udev/rules.d/60-qemu-guest-agent.rules /etc/init.d/qemu-ga; do
     [ -e "$ROOT$file" ] && fail "$file is left"

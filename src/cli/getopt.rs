@@ -115,6 +115,7 @@ fn short<'a>(
     for (at, &byte) in group.iter().enumerate() {
         let letter = char::from(byte);
         let Some(arg) = command.get_arguments().find(|arg| arg.get_short() == Some(letter)) else {
+            let letter = String::from_utf8_lossy(&group[at..]).chars().next().unwrap_or(letter);
             given.push(Given::Complaint(format!("invalid option -- '{letter}'")));
             continue;
         };

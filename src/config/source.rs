@@ -46,7 +46,7 @@ impl Source {
     }
 
     /// Puts the file and the command line together, or says all that is wrong with the file's values.
-    fn combine(&self, file: &KeyFile) -> Result<Config, Vec<KeyFileError>> {
+    pub(super) fn combine(&self, file: &KeyFile) -> Result<Config, Vec<KeyFileError>> {
         warn_about(file);
         let args = &self.args;
         let mut values = Values { file, errors: Vec::new() };
@@ -83,7 +83,7 @@ impl Source {
         config.block_rpcs.extend(args.block_rpcs.iter().chain(&args.blacklist).flat_map(|list| items(&lossy(list))));
         config.allow_rpcs.extend(args.allow_rpcs.iter().flat_map(|list| items(&lossy(list))));
         let allow_given = !args.allow_rpcs.is_empty() || file.keys(GENERAL).any(|key| key == "allow-rpcs");
-        if allow_given && config.allow_rpcs.is_empty() {
+        if allow_given && config.allow_rpcs.iter().all(|name| name.trim().is_empty()) {
             warn!("the allow list is empty, so all commands are allowed");
         }
         Ok(config)
@@ -192,10 +192,9 @@ impl Values<'_> {
     }
 }
 
-/// The items of a comma list without the blanks around them. Empty items stay, but an empty list has none.
+/// The items of a comma list, as they stand there. An empty list has none.
 fn items(list: &str) -> Vec<String> {
-    let list = list.trim();
-    if list.is_empty() { Vec::new() } else { list.split(',').map(|item| item.trim().to_owned()).collect() }
+    if list.is_empty() { Vec::new() } else { list.split(',').map(str::to_owned).collect() }
 }
 
 fn lossy(text: impl AsRef<OsStr>) -> String {

@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
@@ -33,11 +34,13 @@ impl From<PidFileError> for io::Error {
 pub struct PidFile {
     path: PathBuf,
     file: File,
+    /// Somebody else removes it.
+    left: bool,
 }
 
 impl PidFile {
     /// Makes the file, or takes over one that nobody has locked. A former content stays until
-    /// [`PidFile::write`], which may be called in a forked child: the lock is the child's then too.
+    /// [`PidFile::write`], which may be called in a forked child: see [`PidFile::leave_to_child`].
     pub fn lock(path: &Path) -> Result<PidFile, PidFileError> {
         let failed = |error| PidFileError::Create(path.to_owned(), error);
         let path = std::path::absolute(path).map_err(failed)?;
@@ -45,8 +48,8 @@ impl PidFile {
             let mut options = File::options();
             options.read(true).write(true).create(true).truncate(false).mode(0o600);
             let file = options.open(&path).map_err(failed)?;
-            lock(&file).map_err(PidFileError::Lock)?;
-            let pidfile = PidFile { path: path.clone(), file };
+            lock(&file, Wait::No).map_err(PidFileError::Lock)?;
+            let pidfile = PidFile { path: path.clone(), file, left: false };
             // Its former owner may have removed it in the meantime.
             if pidfile.is_ours() {
                 return Ok(pidfile);
@@ -54,8 +57,15 @@ impl PidFile {
         }
     }
 
+    /// Ends the parent's part after a fork.
+    pub fn leave_to_child(mut self) {
+        self.left = true;
+    }
+
     /// Writes the id of this process.
     pub fn write(&mut self) -> Result<(), PidFileError> {
+        // On an old kernel the lock is our parent's, who is about to leave it to us.
+        lock(&self.file, Wait::Yes).map_err(PidFileError::Lock)?;
         let written = self.file.set_len(0).and_then(|()| writeln!(self.file, "{}", process::id()));
         written.map_err(|error| PidFileError::Create(self.path.clone(), error))
     }
@@ -72,20 +82,34 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        if self.is_ours() {
+        if !self.left && self.is_ours() {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Locks a whole file for this open file, which survives a fork and, unlike a lock of the process, is
-/// not lost when somebody else in the process opens and closes the file. Either kind excludes the other,
-/// so that we and the stock agent do not run side by side.
-fn lock(file: &File) -> io::Result<()> {
+/// Whether to wait for somebody else's lock to end.
+#[derive(Clone, Copy)]
+enum Wait {
+    No,
+    Yes,
+}
+
+/// Locks a whole file for this open file. Such a lock survives a fork and, unlike a lock of the process,
+/// is not lost when somebody else in the process opens and closes the file. Kernels before 3.15 know only
+/// the latter. Either kind excludes the other, so that we and the stock agent do not run side by side.
+fn lock(file: &File, wait: Wait) -> io::Result<()> {
     let short = |number: i32| libc::c_short::try_from(number).map_err(io::Error::other);
     let whole_file =
         libc::flock { l_type: short(libc::F_WRLCK)?, l_whence: short(libc::SEEK_SET)?, l_start: 0, l_len: 0, l_pid: 0 };
-    fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file))?;
+    let (of_open_file, of_process) = match wait {
+        Wait::No => (FcntlArg::F_OFD_SETLK(&whole_file), FcntlArg::F_SETLK(&whole_file)),
+        Wait::Yes => (FcntlArg::F_OFD_SETLKW(&whole_file), FcntlArg::F_SETLKW(&whole_file)),
+    };
+    match fcntl(file, of_open_file) {
+        Err(Errno::EINVAL) => fcntl(file, of_process)?,
+        locked => locked?,
+    };
     Ok(())
 }
 

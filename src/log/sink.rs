@@ -2,9 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use nix::libc::PIPE_BUF;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::fstat;
 
 /// The facility of records about what the host did: that of ordinary programs, as upstream has it.
@@ -59,8 +63,8 @@ impl Sink {
 
     pub(super) fn write(&mut self, priority: u8, line: &[u8]) {
         let _ = match self {
-            Sink::Stderr => io::stderr().write_all(line),
-            Sink::Journal => io::stderr().write_all(&[format!("<{priority}>").as_bytes(), line].concat()),
+            Sink::Stderr => write_to_stderr(line),
+            Sink::Journal => write_to_stderr(&[format!("<{priority}>").as_bytes(), line].concat()),
             Sink::File(file, _) => file.write_all(line),
             Sink::Syslog(syslog) => {
                 syslog.send(priority, line);
@@ -68,6 +72,20 @@ impl Sink {
             }
         };
     }
+}
+
+/// Writes as much as stderr takes at once: whoever should read it may be stuck, and so would we be.
+fn write_to_stderr(text: &[u8]) -> io::Result<()> {
+    let mut stderr = io::stderr().lock();
+    // A pipe that reports room has room for so much.
+    for part in text.chunks(PIPE_BUF) {
+        let has_room = poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO)? > 0;
+        if !has_room {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        stderr.write_all(part)?;
+    }
+    Ok(())
 }
 
 /// Whether a `DEVICE:INODE` of systemd's names our stderr.
@@ -81,11 +99,21 @@ pub(super) struct Syslog {
     path: PathBuf,
     facility: u8,
     socket: Option<UnixDatagram>,
+    /// When nobody was there, for not asking again with every line.
+    absent_since: Option<Instant>,
+    /// The message being sent, kept for its memory.
+    message: Vec<u8>,
 }
+
+/// Log daemons cut longer messages, and the kernel refuses very long ones.
+const LONGEST: usize = 8 << 10;
+
+/// How long an absent log daemon is taken to stay absent.
+const ABSENCE: Duration = Duration::from_secs(1);
 
 impl Default for Syslog {
     fn default() -> Self {
-        Syslog { path: "/dev/log".into(), facility: LOG_USER, socket: None }
+        Syslog { path: "/dev/log".into(), facility: LOG_USER, socket: None, absent_since: None, message: Vec::new() }
     }
 }
 
@@ -98,19 +126,28 @@ impl Syslog {
 
     /// Sends a line, or drops it when nobody takes it at once. The receiver adds the time.
     pub(super) fn send(&mut self, priority: u8, line: &[u8]) {
+        self.message.clear();
+        // Writing to a vector does not fail.
+        let _ = write!(self.message, "<{}>qemu-ga: ", self.facility | priority);
         let text = line.strip_suffix(b"\n").unwrap_or(line);
-        let message = [format!("<{}>qemu-ga: ", self.facility | priority).as_bytes(), text].concat();
+        self.message.extend_from_slice(&text[..text.len().min(LONGEST)]);
         if let Some(socket) = &self.socket {
-            match socket.send(&message) {
+            match socket.send(&self.message) {
                 Ok(_) => return,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // The log daemon was restarted.
                 Err(_) => self.socket = None,
             }
         }
-        if let Ok(socket) = connect(&self.path) {
-            let _ = socket.send(&message);
-            self.socket = Some(socket);
+        if self.absent_since.is_some_and(|since| since.elapsed() < ABSENCE) {
+            return;
+        }
+        match connect(&self.path) {
+            Ok(socket) => {
+                let _ = socket.send(&self.message);
+                (self.socket, self.absent_since) = (Some(socket), None);
+            }
+            Err(_) => self.absent_since = Some(Instant::now()),
         }
     }
 }

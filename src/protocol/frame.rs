@@ -4,15 +4,15 @@
 //! never runs what stands inside its remainder. Memory is bounded by [`Limits`].
 
 use super::error::{Error, Result};
-use super::lexer::{Lexer, Step};
+use super::lexer::{Lexer, Step, Token};
 use super::message::Message;
-use super::parser::{Parser, Token};
+use super::parser::Parser;
 
 /// Bounds on one message.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Open braces and brackets.
-    pub depth: usize,
+    pub depth: i64,
     /// Tokens.
     pub tokens: usize,
     /// Bytes of all tokens, quotes included, white space not.
@@ -92,10 +92,30 @@ impl Framer {
     pub fn next(&mut self, input: &mut &[u8]) -> Option<Event> {
         loop {
             let step = self.lexer.next(input, &mut self.parser.message.text, !self.failed);
-            if self.lexer.take_newline() {
+            if self.broken > 0 && self.lexer.take_newline() {
                 self.broken = 0;
             }
             let error = match step {
+                Step::Token(token) => {
+                    if let Token::Structure(byte) = token {
+                        match byte {
+                            b'{' => self.braces += 1,
+                            b'}' => self.braces -= 1,
+                            b'[' => self.brackets += 1,
+                            b']' => self.brackets -= 1,
+                            _ => {}
+                        }
+                    }
+                    let error = self.add(token);
+                    if error.is_none() && !self.has_ended() {
+                        continue;
+                    }
+                    error
+                }
+                Step::BadText(reason) => {
+                    self.tokens += 1;
+                    (!self.failed).then(|| syntax(&reason))
+                }
                 Step::NeedInput => {
                     let too_long = self.bytes + self.lexer.length() >= self.limits.bytes;
                     if too_long && self.lexer.in_token() && !self.failed {
@@ -107,56 +127,43 @@ impl Framer {
                     Some(event) => return Some(event),
                     None => continue,
                 },
-                Step::Structure(byte) => {
-                    match byte {
-                        b'{' => self.braces += 1,
-                        b'}' => self.braces -= 1,
-                        b'[' => self.brackets += 1,
-                        b']' => self.brackets -= 1,
-                        _ => {}
-                    }
-                    self.add(Ok(Token::Structure(byte)))
-                }
-                Step::Str { start } => self.add(Ok(Token::Str { start })),
-                Step::Number { start, float } => self.add(Ok(Token::Number { start, float })),
-                Step::Keyword { start } => self.add(Ok(Token::Keyword { start })),
-                Step::BadText(reason) => self.add(Err(reason)),
             };
-            let ended = self.braces < 0
-                || self.brackets < 0
-                || (self.braces == 0 && self.brackets == 0);
-            let event = error.map(|desc| self.fail(desc));
-            if ended {
-                let complete = !self.failed;
-                let event = event.or_else(|| complete.then(|| self.complete()));
-                self.end();
-                if event.is_some() {
-                    return event;
+            let mut event = error.map(|desc| self.fail(desc));
+            if self.has_ended() {
+                if !self.failed {
+                    event = Some(self.complete());
                 }
-            } else if event.is_some() {
+                self.end();
+            }
+            if event.is_some() {
                 return event;
             }
         }
     }
 
+    /// Whether the last token was the last one of its message.
+    fn has_ended(&self) -> bool {
+        self.braces < 0 || self.brackets < 0 || (self.braces == 0 && self.brackets == 0)
+    }
+
     /// Counts a token and gives it to the parser; the error text if this breaks the message.
-    fn add(&mut self, token: std::result::Result<Token, String>) -> Option<String> {
+    #[inline]
+    fn add(&mut self, token: Token) -> Option<String> {
         self.tokens += 1;
         self.bytes += self.lexer.length();
         if self.failed {
             return None;
         }
-        let open = usize::try_from(self.braces + self.brackets).unwrap_or(0);
         if self.bytes >= self.limits.bytes {
             return Some("JSON token size limit exceeded".into());
         }
         if self.tokens > self.limits.tokens {
             return Some("JSON token count limit exceeded".into());
         }
-        if open > self.limits.depth {
+        if self.braces + self.brackets > self.limits.depth {
             return Some("JSON nesting depth limit exceeded".into());
         }
-        token.and_then(|token| self.parser.token(token)).err().map(|reason| syntax(&reason))
+        self.parser.token(token).err().map(|reason| syntax(&reason))
     }
 
     /// Reports the one error of this message; the rest is skipped and takes no memory.
@@ -197,6 +204,8 @@ impl Framer {
         let pending = self.is_pending() || what.chars().count() > 1;
         let silent = self.failed;
         let open = self.braces + self.brackets;
+        // Lines that ended before this are no new start.
+        self.lexer.take_newline();
         self.parser.reset();
         self.restart();
         self.broken = match byte {

@@ -4,19 +4,26 @@
 //! decoded into the caller's buffer while it is scanned, so a payload of megabytes is looked at
 //! once and copied once.
 
+/// A token; its text, if it has one, is in the caller's buffer from `start` on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Token {
+    /// One of `{ } [ ] , :`.
+    Structure(u8),
+    /// A string, decoded.
+    Str { start: usize },
+    /// A number as written.
+    Number { start: usize, float: bool },
+    /// A run of small letters.
+    Keyword { start: usize },
+}
+
 /// What the lexer found.
 #[derive(Debug, PartialEq)]
 pub(super) enum Step {
     /// All input is used up, in the middle of a token or between two.
     NeedInput,
-    /// One of `{ } [ ] , :`.
-    Structure(u8),
-    /// A string, decoded into the text from `start` on.
-    Str { start: usize },
-    /// A number as written, in the text from `start` on.
-    Number { start: usize, float: bool },
-    /// A run of small letters, in the text from `start` on.
-    Keyword { start: usize },
+    /// A complete token.
+    Token(Token),
     /// A string whose content is no text; the reason.
     BadText(String),
     /// A byte that can start or continue no token. `what` is the token so far with that byte.
@@ -25,6 +32,9 @@ pub(super) enum Step {
 
 /// How much of a token is kept to be named in an error.
 const PREFIX: usize = 64;
+
+/// Strings up to this length are looked at byte by byte first.
+const SHORT: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Lexer {
@@ -97,22 +107,77 @@ impl Lexer {
     }
 
     /// Reads on to the end of the next token. With `keep` false its text is thrown away.
+    #[inline]
     pub(super) fn next(&mut self, input: &mut &[u8], text: &mut Vec<u8>, keep: bool) -> Step {
+        if matches!(self.state, State::Between) {
+            if let Some(token) = self.whole(input, text, keep) {
+                return Step::Token(token);
+            }
+        }
+        self.step(input, text, keep)
+    }
+
+    /// The common case: a plain token that ends within this read.
+    #[inline]
+    fn whole(&mut self, input: &mut &[u8], text: &mut Vec<u8>, keep: bool) -> Option<Token> {
+        let start = text.len();
+        while let Some((&byte, rest)) = input.split_first() {
+            let (length, token) = match byte {
+                b'{' | b'}' | b'[' | b']' | b',' | b':' => {
+                    self.length = 1;
+                    *input = rest;
+                    return Some(Token::Structure(byte));
+                }
+                b' ' | b'\t' | b'\r' | b'\n' => {
+                    self.newline |= byte == b'\n';
+                    *input = rest;
+                    continue;
+                }
+                b'"' | b'\'' => {
+                    let near = &rest[..rest.len().min(SHORT)];
+                    let plain = |b: u8| (0x20..0x7F).contains(&b) && b != byte && b != b'\\';
+                    let end = near.iter().position(|&b| !plain(b)).filter(|&end| near[end] == byte)?;
+                    if keep {
+                        text.extend_from_slice(&near[..end]);
+                    }
+                    self.length = end + 2;
+                    *input = &rest[end + 1..];
+                    return Some(Token::Str { start });
+                }
+                b'1'..=b'9' => {
+                    let end = rest.iter().position(|b| !b.is_ascii_digit())?;
+                    if matches!(rest[end], b'.' | b'e' | b'E') {
+                        return None;
+                    }
+                    (end + 1, Token::Number { start, float: false })
+                }
+                b'a'..=b'z' => {
+                    let end = rest.iter().position(|b| !b.is_ascii_lowercase())?;
+                    (end + 1, Token::Keyword { start })
+                }
+                _ => return None,
+            };
+            if keep {
+                text.extend_from_slice(&input[..length]);
+            }
+            self.length = length;
+            *input = &input[length..];
+            return Some(token);
+        }
+        None
+    }
+
+    #[inline(never)]
+    fn step(&mut self, input: &mut &[u8], text: &mut Vec<u8>, keep: bool) -> Step {
         loop {
             match &mut self.state {
                 State::Between => {
-                    let Some((&byte, rest)) = input.split_first() else { return Step::NeedInput };
-                    match byte {
-                        b' ' | b'\t' | b'\r' => *input = rest,
-                        b'\n' => {
-                            self.newline = true;
-                            *input = rest;
-                        }
-                        _ => {
-                            if let Some(step) = self.begin(byte, input, text, keep) {
-                                return step;
-                            }
-                        }
+                    if let Some(token) = self.whole(input, text, keep) {
+                        return Step::Token(token);
+                    }
+                    let Some(&byte) = input.first() else { return Step::NeedInput };
+                    if let Some(step) = self.begin(byte, input, text, keep) {
+                        return step;
                     }
                 }
                 State::Discard => {
@@ -135,24 +200,20 @@ impl Lexer {
                         return Step::NeedInput;
                     }
                     self.state = State::Between;
-                    return Step::Keyword { start: self.start };
+                    return Step::Token(Token::Keyword { start: self.start });
                 }
             }
         }
     }
 
-    /// Looks at the first byte of a token.
+    /// Looks at the first byte of a token that is not plain or does not end within this read.
     fn begin(&mut self, byte: u8, input: &mut &[u8], text: &mut Vec<u8>, keep: bool) -> Option<Step> {
         self.start = text.len();
         self.length = 1;
+        let rest = &input[1..];
         self.prefix.clear();
         self.prefix.push(byte);
-        let rest = &input[1..];
         self.state = match byte {
-            b'{' | b'}' | b'[' | b']' | b',' | b':' => {
-                *input = rest;
-                return Some(Step::Structure(byte));
-            }
             b'"' | b'\'' => State::Str(Quoted {
                 quote: byte,
                 escape: Escape::None,
@@ -196,7 +257,8 @@ impl Lexer {
                 (Minus | Int, b'0'..=b'9') => Int,
                 (Zero | Int, b'.') => Dot,
                 (Dot | Fraction, b'0'..=b'9') => Fraction,
-                (Zero | Int | Fraction, b'e' | b'E') => Exponent,
+                // Not after a bare zero: upstream reads `0e1` as `0` and a word, and so do we.
+                (Int | Fraction, b'e' | b'E') => Exponent,
                 (Exponent, b'+' | b'-') => ExponentSign,
                 (Exponent | ExponentSign | ExponentDigits, b'0'..=b'9') => ExponentDigits,
                 (Minus | Dot | Exponent | ExponentSign, _) | (Zero, b'0'..=b'9') => {
@@ -206,10 +268,8 @@ impl Lexer {
                     self.take(&whole[..at], text, keep);
                     *input = &whole[at..];
                     self.state = State::Between;
-                    return Step::Number {
-                        start: self.start,
-                        float: matches!(state, Fraction | ExponentDigits),
-                    };
+                    let float = matches!(state, Fraction | ExponentDigits);
+                    return Step::Token(Token::Number { start: self.start, float });
                 }
             };
         }
@@ -312,7 +372,7 @@ impl Lexer {
         if keep && quoted.non_ascii && !make_utf8(text, self.start) {
             return Step::BadText("invalid UTF-8 sequence in string".to_owned());
         }
-        Step::Str { start: self.start }
+        Step::Token(Token::Str { start: self.start })
     }
 
     /// The byte at `at` cannot continue the current token.

@@ -6,18 +6,11 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 
+use super::lexer::Token;
 use super::message::{Message, Node, skip};
 
 /// Objects with more members than this look for duplicate keys in a table.
 const SMALL_OBJECT: u32 = 16;
-
-/// A token with its text.
-pub(super) enum Token {
-    Structure(u8),
-    Str { start: usize },
-    Number { start: usize, float: bool },
-    Keyword { start: usize },
-}
 
 #[derive(Debug, Default)]
 pub(super) struct Parser {
@@ -65,6 +58,7 @@ impl Parser {
     }
 
     /// Adds a token; the error is the text after `JSON parse error, `.
+    #[inline]
     pub(super) fn token(&mut self, token: Token) -> Result<(), String> {
         match self.want {
             Want::Value => self.value(token),
@@ -73,7 +67,7 @@ impl Parser {
                 _ => self.value(token),
             },
             Want::FirstKey if matches!(token, Token::Structure(b'}')) => self.close(),
-            Want::FirstKey | Want::Key => self.key(&token),
+            Want::FirstKey | Want::Key => self.key(token),
             Want::Colon => match token {
                 Token::Structure(b':') => {
                     self.want = Want::Value;
@@ -81,7 +75,7 @@ impl Parser {
                 }
                 _ => Err("expecting ':'".into()),
             },
-            Want::Separator => self.separator(&token),
+            Want::Separator => self.separator(token),
         }
     }
 
@@ -125,8 +119,8 @@ impl Parser {
         Ok(())
     }
 
-    fn key(&mut self, token: &Token) -> Result<(), String> {
-        let &Token::Str { start } = token else { return Err("expecting key".into()) };
+    fn key(&mut self, token: Token) -> Result<(), String> {
+        let Token::Str { start } = token else { return Err("expecting key".into()) };
         let node = self.str(start);
         self.refuse_duplicate(start)?;
         self.message.nodes.push(node);
@@ -134,7 +128,7 @@ impl Parser {
         Ok(())
     }
 
-    fn separator(&mut self, token: &Token) -> Result<(), String> {
+    fn separator(&mut self, token: Token) -> Result<(), String> {
         let object = self.open.last().is_some_and(|open| open.object);
         match (token, object) {
             (Token::Structure(b','), true) => self.want = Want::Key,

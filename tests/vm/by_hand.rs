@@ -8,13 +8,13 @@ use crate::harness::{SOON, subject};
 use crate::{script, shared};
 
 /// Start an agent in the guest after the service was stopped.
-fn start(guest: &mut Guest, arguments: &str) {
+pub fn start(guest: &mut Guest, arguments: &str) {
     guest.shell.ok("systemctl stop qemu-guest-agent");
     guest.shell.ok(&format!("qemu-ga {arguments} >/run/hand.log 2>&1 & echo $! >/run/hand.pid"));
 }
 
 /// TERM ends it, and it says that all went well.
-fn stop(guest: &mut Guest) {
+pub fn stop(guest: &mut Guest) {
     guest.shell.ok("kill -TERM $(cat /run/hand.pid)");
     guest.shell.until("the agent ends on TERM", "! kill -0 $(cat /run/hand.pid)");
 }

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
+use crate::harness::SOON;
 use crate::harness::agent::Agent;
 use crate::harness::guest::Guest;
-use crate::shared;
+use crate::{by_hand, shared};
 
 const NONE: &Value = &Value::Null;
 
@@ -80,9 +81,61 @@ fn a_new_agent_knows_what_the_killed_one_froze() {
     let before = guest.shell.ok("pidof qemu-ga");
     guest.shell.ok("pkill -KILL -x qemu-ga");
     guest.shell.until("systemd starts it again", &format!("pidof qemu-ga | grep -vx {before}"));
-    agent.sync(crate::harness::SOON);
+    agent.sync(SOON);
     assert_eq!(status(&mut agent), "frozen");
     agent.get("guest-fsfreeze-thaw", NONE);
     assert_eq!(status(&mut agent), "thawed");
     wait_finished(&mut guest, &pid, "/home/foo");
+}
+
+#[test]
+fn stopping_a_frozen_agent_thaws_first() {
+    if shared::known_of_stock("ignores TERM while frozen, and is killed in the end") {
+        return;
+    }
+    let Some(mut guest) = shared::systemd() else { return };
+    let mut agent = guest.agent();
+    agent.get("guest-fsfreeze-freeze", NONE);
+    let pid = touch(&mut guest, "/home/foo");
+    wait_blocked(&mut guest, &pid);
+    guest.shell.ok("timeout 100 systemctl stop qemu-guest-agent");
+    wait_finished(&mut guest, &pid, "/home/foo");
+    assert_eq!(guest.shell.ok("systemctl show -P Result qemu-guest-agent"), "success");
+    guest.shell.ok("! test -e /run/qga.state.isfrozen");
+}
+
+#[test]
+fn a_forgotten_freeze_ends_by_itself() {
+    if shared::known_of_stock("stays frozen until somebody comes") {
+        return;
+    }
+    let Some(mut guest) = shared::systemd() else { return };
+    guest.shell.ok("printf '[fsfreeze]\\ntimeout=5\\n' >/run/forgetful.conf");
+    by_hand::start(&mut guest, "-c /run/forgetful.conf");
+    let mut agent = guest.agent();
+    agent.sync(SOON);
+    agent.get("guest-fsfreeze-freeze", NONE);
+    let pid = touch(&mut guest, "/home/foo");
+    wait_finished(&mut guest, &pid, "/home/foo");
+    assert_eq!(status(&mut agent), "thawed");
+    assert_eq!(agent.get("guest-fsfreeze-thaw", NONE), 0, "the sign that it was not frozen all the time");
+    by_hand::stop(&mut guest);
+}
+
+/// The packaged hook and its directory: what is in there runs before the freeze and after the thaw.
+#[test]
+fn hooks_run_around_the_freeze() {
+    let Some(mut guest) = shared::systemd() else { return };
+    guest.shell.ok(
+        "cd /etc/qemu/fsfreeze-hook.d && printf '#!/bin/sh\\necho $1 >>/run/hooked\\n' >note && chmod 755 note && rm -f /run/hooked",
+    );
+    by_hand::start(&mut guest, "-F");
+    let mut agent = guest.agent();
+    agent.sync(SOON);
+    let frozen = agent.get("guest-fsfreeze-freeze", NONE);
+    assert_eq!(guest.shell.ok("cat /run/hooked"), "freeze");
+    assert_eq!(agent.get("guest-fsfreeze-thaw", NONE), frozen);
+    assert_eq!(guest.shell.ok("cat /run/hooked"), "freeze\nthaw");
+    guest.shell.ok("rm /etc/qemu/fsfreeze-hook.d/note");
+    by_hand::stop(&mut guest);
 }

@@ -129,7 +129,7 @@ furnish() { # tree
     cp "$here/guest/fstab" "$tree/etc/fstab"
     echo guest >"$tree/etc/hostname"
     echo 0123456789abcdef0123456789abcdef >"$tree/etc/machine-id"
-    mkdir -p "$tree/lib/modules/$kernel" "$tree/mnt/snapshot"
+    mkdir -p "$tree/lib/modules/$kernel" "$tree/mnt/snapshot" "$tree/etc/qemu/fsfreeze-hook.d"
     modules "$tree/lib/modules/$kernel" $early $late >/dev/null
     cp "/lib/modules/$kernel"/modules.builtin* "/lib/modules/$kernel/modules.order" "$tree/lib/modules/$kernel/"
     depmod -b "$tree" "$kernel"

@@ -119,12 +119,13 @@ impl Agent {
 
     /// Send a request and do not wait: the commands without a reply, or those that take their time.
     pub fn post(&mut self, command: &str, arguments: &Value) {
+        // Written out, so that a transcript shows the members in the order in which people write them.
         let request = if arguments.is_null() {
-            json!({"execute": command})
+            format!("{{\"execute\":\"{command}\"}}\n")
         } else {
-            json!({"execute": command, "arguments": arguments})
+            format!("{{\"execute\":\"{command}\",\"arguments\":{arguments}}}\n")
         };
-        self.send(format!("{request}\n").as_bytes());
+        self.send(request.as_bytes());
     }
 
     /// The next reply, whatever it answers.

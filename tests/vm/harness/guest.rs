@@ -41,7 +41,7 @@ impl Guest {
         let done = match init {
             // "degraded" is told apart by the caller's checks.
             Init::Systemd => "systemctl is-system-running --wait || systemctl --failed --no-legend",
-            Init::Sysv => "while [ \"$(runlevel)\" != 'N 2' ]; do sleep 0.2; done; while pgrep -f /etc/init.d/rc; do sleep 0.2; done",
+            Init::Sysv => "while [ \"$(runlevel)\" != 'N 2' ]; do sleep 0.2; done; while pgrep -x rc; do sleep 0.2; done",
             Init::Busybox => "true",
         };
         let output = self.shell.attempt(done, LATER);
@@ -135,10 +135,14 @@ impl Guest {
         };
         section("QEMU", &fs::read_to_string(self.machine.dir.join("qemu.log")).unwrap_or_default());
         section("the guest's console", &self.console());
-        let script = "ps axo pid,stat,wchan:20,args | grep -v ' \\['; echo; tail -n 30 /run/*.log /var/log/qemu-ga*; \
-                      journalctl -n 60 --no-pager -o short-monotonic";
-        let answer = self.shell.attempt(script, Duration::from_secs(20));
-        section("the guest itself", &answer.map_or("its shell does not answer".to_owned(), |output| output.text));
+        for (title, script) in [
+            ("its processes", "ps axo pid,stat,wchan:20,args | grep -v ' \\['"),
+            ("the agent's own log", "tail -n 30 /run/*.log /var/log/qemu-ga*"),
+            ("its journal", "journalctl -n 60 --no-pager -o short-monotonic"),
+        ] {
+            let answer = self.shell.attempt(script, Duration::from_secs(20));
+            section(title, &answer.map_or("the guest's shell does not answer".to_owned(), |output| output.text));
+        }
         let _ = io::stderr().write_all(text.as_bytes());
     }
 }

@@ -73,6 +73,10 @@ impl Subject {
                 Some(crate_root().join("packaging/sysv/qemu-ga")),
             )
         };
+        if init != Init::Busybox {
+            let hook = crate_root().join("packaging/fsfreeze-hook");
+            files.push(file(hook, "/etc/qemu/fsfreeze-hook", 0o755));
+        }
         match init {
             Init::Systemd => {
                 files.push(file(unit, "/usr/lib/systemd/system/qemu-guest-agent.service", 0o644));
