@@ -15,10 +15,11 @@ use crate::protocol::{args, reply};
 pub mod agent;
 pub mod file;
 pub mod fsfreeze;
+pub mod os;
 pub mod time;
 
 /// All groups, in the order in which they are listed.
-pub static GROUPS: &[&[Command]] = &[agent::COMMANDS, file::COMMANDS, fsfreeze::COMMANDS, time::COMMANDS];
+pub static GROUPS: &[&[Command]] = &[agent::COMMANDS, file::COMMANDS, fsfreeze::COMMANDS, time::COMMANDS, os::COMMANDS];
 
 /// A row of the table.
 pub struct Command {

@@ -49,8 +49,7 @@ fn set_both(host: &Host, time: i64) -> Result<()> {
     }
     set_system(host, time)?;
     // Clients may repeat the command when it fails, so say that half of it was done.
-    set_hardware(host, time / SECOND)
-        .map_err(|error| Error::new(format!("the system time was set, but {error}")))
+    set_hardware(host, time / SECOND).map_err(|error| Error::new(format!("the system time was set, but {error}")))
 }
 
 fn set_system(host: &Host, time: i64) -> Result<()> {

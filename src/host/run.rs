@@ -130,10 +130,8 @@ impl Failure {
 impl Host {
     /// Where a program lies; `None` when it cannot be found.
     pub fn program(&self, name: &str) -> Option<PathBuf> {
-        let executable = |path: &PathBuf| {
-            path.metadata()
-                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-        };
+        let executable =
+            |path: &PathBuf| path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
         if name.contains('/') {
             return Some(self.path(name)).filter(executable);
         }

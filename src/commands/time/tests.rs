@@ -43,8 +43,7 @@ impl Guest {
     }
 }
 
-const CLOCK: &[(&str, &str)] =
-    &[("/sys/class/rtc/rtc0/since_epoch", "1700000100\n"), ("/dev/rtc0", "")];
+const CLOCK: &[(&str, &str)] = &[("/sys/class/rtc/rtc0/since_epoch", "1700000100\n"), ("/dev/rtc0", "")];
 
 fn refuse(effect: &Effect, system: bool) -> Option<std::io::Error> {
     let refused = matches!(effect, Effect::SetTime(_)) == system;

@@ -2,5 +2,7 @@
 
 pub mod fd;
 pub mod mounts;
+pub mod os_release;
 pub mod rtc;
 pub mod timezone;
+pub mod utmp;

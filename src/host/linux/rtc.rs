@@ -76,9 +76,8 @@ impl Rtc<'_> {
         let mut names: Vec<_> = names.into_iter().filter_map(|name| name.into_string().ok()).collect();
         // rtc10 comes after rtc2.
         names.sort_by_key(|name| (name.len(), name.clone()));
-        let set_the_time = |name: &String| {
-            host.read_attribute(format!("{CLASS}/{name}/hctosys")).is_ok_and(|value| value == "1")
-        };
+        let set_the_time =
+            |name: &String| host.read_attribute(format!("{CLASS}/{name}/hctosys")).is_ok_and(|value| value == "1");
         let chosen = names.iter().position(set_the_time).unwrap_or(0);
         let name = names.into_iter().nth(chosen)?;
         Some(Rtc { host, name })
@@ -181,8 +180,7 @@ mod tests {
 
     #[test]
     fn else_it_is_the_first_one() {
-        let (_dir, host) =
-            machine(&[("/sys/class/rtc/rtc2/name", "a"), ("/sys/class/rtc/rtc10/name", "b")]);
+        let (_dir, host) = machine(&[("/sys/class/rtc/rtc2/name", "a"), ("/sys/class/rtc/rtc10/name", "b")]);
         assert_eq!(Rtc::find(&host).expect("a clock").device(), "/dev/rtc2");
         let (_dir, host) = machine(&[]);
         assert!(Rtc::find(&host).is_none());

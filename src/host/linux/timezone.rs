@@ -71,9 +71,7 @@ fn from_variable(host: &Host, text: &str) -> Option<Rules> {
         return None;
     }
     // `join` keeps an absolute path as it is.
-    from_file(host, &Path::new(ZONEINFO).join(text))
-        .or_else(|| fixed_offset(text))
-        .or_else(|| from_rule(text))
+    from_file(host, &Path::new(ZONEINFO).join(text)).or_else(|| fixed_offset(text)).or_else(|| from_rule(text))
 }
 
 /// As in `EST5EDT,M3.2.0,M11.1.0`.
