@@ -143,6 +143,11 @@ impl Host {
             .find(executable)
     }
 
+    /// Whether the program can be found.
+    pub fn has_program(&self, program: &Program<'_>) -> bool {
+        self.program(program.name).is_some()
+    }
+
     /// Runs a program to its end.
     ///
     /// It gets a session of its own, default signals and no descriptors but the first three.
