@@ -15,9 +15,13 @@ use crate::protocol::{args, reply};
 pub mod agent;
 pub mod file;
 pub mod fsfreeze;
+pub mod os;
+pub mod power;
+pub mod time;
+pub mod user;
 
 /// All groups, in the order in which they are listed.
-pub static GROUPS: &[&[Command]] = &[agent::COMMANDS, file::COMMANDS, fsfreeze::COMMANDS];
+pub static GROUPS: &[&[Command]] = &[agent::COMMANDS, file::COMMANDS, fsfreeze::COMMANDS, time::COMMANDS, power::COMMANDS, os::COMMANDS, user::COMMANDS];
 
 /// A row of the table.
 pub struct Command {

@@ -3,8 +3,11 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::Kernel;
+use super::kernel::Uname;
+use super::linux::rtc::Fields;
 
 /// One call that reached the kernel, with the path behind its descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +18,10 @@ pub enum Effect {
     Thaw(String),
     /// `syncfs`
     Sync(String),
+    /// `clock_settime`, in nanoseconds
+    SetTime(i64),
+    /// `RTC_SET_TIME`: the device, and `2023-11-14 22:13:20`
+    SetRtc(String, String),
 }
 
 /// A kernel that does nothing but remember. Clones share one memory.
@@ -22,6 +29,17 @@ pub enum Effect {
 pub struct FakeKernel {
     effects: Arc<Mutex<Vec<Effect>>>,
     script: Arc<Mutex<Script>>,
+    /// Time passes only by `sleep`.
+    clock: Arc<Mutex<Clock>>,
+}
+
+/// A moment in November 2023, until somebody sets it.
+struct Clock(i64);
+
+impl Default for Clock {
+    fn default() -> Clock {
+        Clock(1_700_000_000_123_456_789)
+    }
 }
 
 /// Decides the outcome of a call; `None` is success.
@@ -62,5 +80,37 @@ impl Kernel for FakeKernel {
 
     fn sync(&self, dir: BorrowedFd<'_>) -> io::Result<()> {
         self.call(Effect::Sync(path(dir)))
+    }
+
+    fn now(&self) -> i64 {
+        self.clock.lock().expect("no test panics while it holds this").0
+    }
+
+    fn set_now(&self, nanoseconds: i64) -> io::Result<()> {
+        self.call(Effect::SetTime(nanoseconds))?;
+        self.clock.lock().expect("no test panics while it holds this").0 = nanoseconds;
+        Ok(())
+    }
+
+    fn sleep(&self, length: Duration) {
+        let length = i64::try_from(length.as_nanos()).expect("a short time");
+        self.clock.lock().expect("no test panics while it holds this").0 += length;
+    }
+
+    fn set_rtc(&self, device: BorrowedFd<'_>, time: &Fields) -> io::Result<()> {
+        self.call(Effect::SetRtc(path(device), time.to_string()))
+    }
+
+    fn uname(&self) -> io::Result<Uname> {
+        Ok(Uname {
+            nodename: "guest".to_owned(),
+            release: "6.1.0-13-amd64".to_owned(),
+            version: "#1 SMP PREEMPT_DYNAMIC Debian 6.1.55-1 (2023-09-29)".to_owned(),
+            machine: "x86_64".to_owned(),
+        })
+    }
+
+    fn load(&self) -> io::Result<[f64; 3]> {
+        Ok([0.553_710_937_5, 0.25, 0.0])
     }
 }

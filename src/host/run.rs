@@ -30,6 +30,10 @@ const DEFAULT_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// Of the output this much is kept: its end, where the reason stands.
 const OUTPUT_LIMIT: usize = 16 << 10;
 
+/// No pipe holds more: the kernel's own limit for a pipe that nobody has enlarged is 64 KiB on
+/// machines with pages of 4 KiB, and 1 MiB where they have 64 KiB.
+const PIPE_SIZE: usize = 1 << 20;
+
 /// How long a program may run when the caller does not say.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -126,10 +130,8 @@ impl Failure {
 impl Host {
     /// Where a program lies; `None` when it cannot be found.
     pub fn program(&self, name: &str) -> Option<PathBuf> {
-        let executable = |path: &PathBuf| {
-            path.metadata()
-                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-        };
+        let executable =
+            |path: &PathBuf| path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
         if name.contains('/') {
             return Some(self.path(name)).filter(executable);
         }
@@ -139,6 +141,11 @@ impl Host {
             .filter(|dir| dir.is_absolute())
             .map(|dir| self.path(dir).join(name))
             .find(executable)
+    }
+
+    /// Whether the program can be found.
+    pub fn has_program(&self, program: &Program<'_>) -> bool {
+        self.program(program.name).is_some()
     }
 
     /// Runs a program to its end.
@@ -300,10 +307,10 @@ impl<'a> Conversation<'a> {
     fn until(&mut self, deadline: Instant) -> Option<ExitStatus> {
         loop {
             self.feed();
-            self.drain();
+            self.drain(PIPE_SIZE);
             if let Some(status) = self.ended() {
                 // What it wrote just before its end. What others may still write is not waited for.
-                self.drain();
+                self.drain(PIPE_SIZE);
                 return Some(status);
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -342,17 +349,19 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    fn drain(&mut self) {
+    /// Reads what is there, but no more than about `most` bytes: a program that never stops talking
+    /// must not keep us from the clock.
+    fn drain(&mut self, most: usize) {
         let mut piece = [0; 4096];
-        while let Some(pipe) = &mut self.pipe {
+        let mut taken = 0;
+        while let Some(pipe) = self.pipe.as_mut().filter(|_| taken < most) {
             match pipe.read(&mut piece) {
                 Ok(0) => self.pipe = None,
                 Ok(size) => {
+                    taken += size;
                     self.output.extend_from_slice(&piece[..size]);
                     if self.output.len() > 2 * OUTPUT_LIMIT {
                         self.output.drain(..self.output.len() - OUTPUT_LIMIT);
-                        // A program that never stops talking must not keep us from the clock.
-                        return;
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,

@@ -1,5 +1,11 @@
 //! Readers of the Linux kernel's files: one file for each source.
 
-pub mod mounts;
 pub mod fd;
+pub mod logind;
 pub mod malloc;
+pub mod mounts;
+pub mod os_release;
+pub mod power;
+pub mod rtc;
+pub mod timezone;
+pub mod utmp;

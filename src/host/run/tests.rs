@@ -103,9 +103,8 @@ fn the_deadline_holds_for_a_program_that_never_stops_talking() {
 
 #[test]
 fn the_program_leads_a_session_of_its_own() {
-    let said = output(&shell(
-        "read pid comm state parent group session rest < /proc/self/stat; echo $pid $group $session",
-    ));
+    let said =
+        output(&shell("read pid comm state parent group session rest < /proc/self/stat; echo $pid $group $session"));
     let ids: Vec<&str> = said.split_whitespace().collect();
     assert_eq!(ids.len(), 3);
     assert!(ids.iter().all(|id| *id == ids[0]), "{said}");

@@ -1,0 +1,104 @@
+//! The time zone: `/etc/localtime` or the environment's `TZ` (tzset(3), tzfile(5), RFC 9636).
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use tz::{LocalTimeType, TimeZone, timezone::TimeZoneSettings};
+
+use crate::host::Host;
+
+const LOCALTIME: &str = "/etc/localtime";
+const ZONEINFO: &str = "/usr/share/zoneinfo";
+
+/// The rules of a time zone.
+pub struct Zone(Rules);
+
+enum Rules {
+    /// From a file or a POSIX rule.
+    Known(TimeZone),
+    /// A fixed offset, named by itself.
+    Fixed(i32, String),
+}
+
+impl Zone {
+    /// The zone of the machine. `variable` is `TZ`, which wins; whatever cannot be understood is
+    /// UTC, as with the C library.
+    pub fn local(host: &Host, variable: Option<&OsStr>) -> Zone {
+        let rules = match variable {
+            None => from_file(host, Path::new(LOCALTIME)),
+            Some(text) => text.to_str().and_then(|text| from_variable(host, text)),
+        };
+        Zone(rules.unwrap_or_else(|| Rules::Fixed(0, "UTC".to_owned())))
+    }
+
+    /// Seconds east of UTC at a time in seconds since 1970, and the zone's abbreviation then.
+    pub fn at(&self, seconds: i64) -> (i32, String) {
+        match &self.0 {
+            Rules::Fixed(offset, name) => (*offset, name.clone()),
+            Rules::Known(zone) => {
+                let kind = kind_at(zone, seconds);
+                (kind.ut_offset(), kind.time_zone_designation().to_owned())
+            }
+        }
+    }
+
+    /// The time in seconds since 1970 at which clocks in this zone show `local`. Of the two times
+    /// at the end of summer it is one; for an hour that is left out it is the time next to it.
+    pub fn utc(&self, local: i64) -> i64 {
+        let offset = |seconds| i64::from(self.at(seconds).0);
+        let guess = local.saturating_sub(offset(local));
+        local.saturating_sub(offset(guess))
+    }
+}
+
+fn kind_at(zone: &TimeZone, seconds: i64) -> LocalTimeType {
+    let zone = zone.as_ref();
+    let kinds = zone.local_time_types();
+    zone.find_local_time_type(seconds).copied().unwrap_or_else(|_| {
+        // A file without a rule for the time after its last transition.
+        let last = zone.transitions().last().map_or(0, |last| last.local_time_type_index());
+        kinds.get(last).copied().unwrap_or_else(LocalTimeType::utc)
+    })
+}
+
+fn from_file(host: &Host, path: &Path) -> Option<Rules> {
+    TimeZone::from_tz_data(&host.read(path).ok()?).ok().map(Rules::Known)
+}
+
+fn from_variable(host: &Host, text: &str) -> Option<Rules> {
+    let text = text.strip_prefix(':').unwrap_or(text);
+    if text.is_empty() {
+        return None;
+    }
+    // `join` keeps an absolute path as it is.
+    from_file(host, &Path::new(ZONEINFO).join(text)).or_else(|| fixed_offset(text)).or_else(|| from_rule(text))
+}
+
+/// As in `EST5EDT,M3.2.0,M11.1.0`.
+fn from_rule(text: &str) -> Option<Rules> {
+    let no_files = TimeZoneSettings::new(&[], |_| Err("no files here".into()));
+    no_files.parse_posix_tz(text).ok().map(Rules::Known)
+}
+
+/// As in `+05:30`, `-03` and `0530`: east is positive, other than in POSIX rules. GLib has these.
+fn fixed_offset(text: &str) -> Option<Rules> {
+    let (sign, digits) = match text.as_bytes().first()? {
+        b'-' => (-1, &text[1..]),
+        b'+' => (1, &text[1..]),
+        _ => (1, text),
+    };
+    let number = |digits: &str, limit: i32| {
+        let plain = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_digit());
+        digits.parse().ok().filter(|number| plain && *number <= limit)
+    };
+    let (hours, rest) = digits.split_at_checked(2)?;
+    let minutes = match rest.strip_prefix(':').unwrap_or(rest) {
+        "" if rest.is_empty() => 0,
+        minutes => number(minutes, 59)?,
+    };
+    let offset = sign * (number(hours, 24)? * 3600 + minutes * 60);
+    Some(Rules::Fixed(offset, text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests;
