@@ -13,11 +13,14 @@ use crate::protocol::message::Members;
 use crate::protocol::{args, reply};
 
 pub mod agent;
+pub mod exec;
 pub mod file;
 pub mod fsfreeze;
+#[cfg(test)]
+pub(crate) mod testing;
 
 /// All groups, in the order in which they are listed.
-pub static GROUPS: &[&[Command]] = &[agent::COMMANDS, file::COMMANDS, fsfreeze::COMMANDS];
+pub static GROUPS: &[&[Command]] = &[agent::COMMANDS, file::COMMANDS, fsfreeze::COMMANDS, exec::COMMANDS];
 
 /// A row of the table.
 pub struct Command {
