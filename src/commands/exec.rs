@@ -19,6 +19,7 @@ use collector::{Pipe, Task};
 
 use super::{Body, Command, Ctx, Lane, Stream};
 use crate::host::linux::spawn::Program;
+use crate::log::AUDIT;
 use crate::protocol::args;
 use crate::protocol::base64::Payload;
 use crate::protocol::error::{Error, Result, echo, os_reason};
@@ -104,7 +105,7 @@ fn exec(cx: &Ctx<'_>, exec: Exec<'_>) -> Result<Started> {
     let args = exec.arg.unwrap_or_default();
     // Arguments and input may hold secrets and are not logged.
     let shown = echo(exec.path);
-    tracing::info!("guest-exec: {shown:?} with {} arguments", args.len());
+    tracing::info!(target: AUDIT, "guest-exec called: {shown:?} with {} arguments", args.len());
     let failed = |reason: &str| {
         Error::new(format!("Failed to execute child process \u{201c}{shown}\u{201d} ({reason})"))
     };

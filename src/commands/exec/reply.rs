@@ -43,22 +43,25 @@ impl Reply {
 }
 
 impl Stream for Reply {
-    /// Stops only inside data or at the end, which `cut` relies on.
+    /// Stops only inside or right behind data, which `cut` relies on, or at the end.
     fn next(&mut self, out: &mut Vec<u8>) -> bool {
         self.started = true;
         while let Some(part) = self.parts.front_mut() {
-            if let Part::Data(output, done) = part {
-                let rest = &output.data[*done..];
-                if rest.len() > PIECE {
-                    base64::encode(&rest[..PIECE], out);
-                    *done += PIECE;
+            match part {
+                Part::Text(text) => {
+                    out.extend_from_slice(text.as_bytes());
+                    self.parts.pop_front();
+                }
+                Part::Data(output, done) => {
+                    let end = output.data.len().min(*done + PIECE);
+                    base64::encode(&output.data[*done..end], out);
+                    *done = end;
+                    if end == output.data.len() {
+                        self.parts.pop_front();
+                    }
                     return true;
                 }
-                base64::encode(rest, out);
-            } else if let Part::Text(text) = part {
-                out.extend_from_slice(text.as_bytes());
             }
-            self.parts.pop_front();
         }
         false
     }

@@ -7,13 +7,12 @@ use super::children::Outcome;
 use super::reply::Reply;
 use super::*;
 use crate::agent::Agent;
-use crate::commands::testing::call;
-use crate::config::Config;
+use crate::commands::testing::{self, call};
 use crate::host::Host;
 use crate::host::linux::spawn::Exit;
 
 fn agent() -> Agent {
-    Agent::new(Host::real(), Config::default())
+    testing::agent(Host::real(), testing::config())
 }
 
 fn start(agent: &Agent, arguments: Value) -> i64 {
@@ -21,7 +20,7 @@ fn start(agent: &Agent, arguments: Value) -> i64 {
     started["pid"].as_i64().expect("a pid")
 }
 
-fn status(agent: &Agent, pid: i64) -> Result<Value, String> {
+fn status(agent: &Agent, pid: i64) -> std::result::Result<Value, String> {
     call(agent, "guest-exec-status", json!({"pid": pid}))
 }
 
@@ -280,11 +279,11 @@ fn wait_for_collector_to_end(agent: &Agent) {
 }
 
 fn limited(running: usize, finished: usize, bytes: usize) -> Agent {
-    let mut config = Config::default();
+    let mut config = testing::config();
     config.limits.running_children = running;
     config.limits.finished_children = finished;
     config.limits.finished_bytes = bytes;
-    Agent::new(Host::real(), config)
+    testing::agent(Host::real(), config)
 }
 
 #[test]

@@ -28,8 +28,8 @@ const SHELL: &CStr = c"/bin/sh";
 /// What the child runs on until it executes its program. The kernel touches little of it.
 const STACK: usize = 64 << 10;
 
-/// Highest signal number of Linux on any architecture (MIPS has 128 of them, others 64).
-const LAST_SIGNAL: c_int = 128;
+/// How many signals there are.
+const LAST_SIGNAL: c_int = if cfg!(any(target_arch = "mips", target_arch = "mips64")) { 128 } else { 64 };
 
 /// A program to start.
 #[derive(Default)]
@@ -237,12 +237,13 @@ fn fail(plan: &mut Plan, errno: c_int) -> c_int {
 /// For the child only: it changes what the whole process does with signals.
 #[expect(unsafe_code, reason = "see above")]
 unsafe fn default_signals() {
+    // Zeroes are the default action in every architecture's layout. The C library keeps two signals
+    // from its callers, and an ignored one of those would be inherited all the same.
+    let action = [0_u64; 8];
     for signal in 1..=LAST_SIGNAL {
-        // SAFETY: the default action is no handler; numbers that may not be changed are refused.
+        // SAFETY: reads no more than `action`; numbers that may not be changed are refused.
         unsafe {
-            if libc::signal(signal, libc::SIG_DFL) == libc::SIG_ERR && signal > 64 {
-                return;
-            }
+            libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), ptr::null::<c_void>(), LAST_SIGNAL / 8);
         }
     }
 }
