@@ -17,7 +17,8 @@ pub use children::Children;
 use children::{Output, Stream as Captured};
 use collector::{Pipe, Task};
 
-use super::{Body, Command, Ctx, Lane, Stream};
+use super::{Body, Command, Ctx, Stream};
+use crate::agent::Agent;
 use crate::host::linux::spawn::Program;
 use crate::log::AUDIT;
 use crate::protocol::args;
@@ -27,8 +28,8 @@ use crate::protocol::message::Members;
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::new("guest-exec", |cx, a| cx.call(exec, a)),
-    // Never waits, and is asked in busy loops (O22): a thread for each would be too much.
-    Command::new("guest-exec-status", exec_status).lane(Lane::Inline),
+    // Asked in busy loops (O22): a thread for each would be too much.
+    Command::new("guest-exec-status", exec_status).inline_when(status_is_quick),
 ];
 
 /// Input up to this size is put into the pipe at once; the kernel's limit for a pipe.
@@ -224,6 +225,11 @@ fn exec_status(cx: &Ctx<'_>, arguments: Option<Members<'_>>) -> Result<Body> {
         return Ok(Body::Json(json));
     }
     Ok(Body::Stream(Box::new(reply)))
+}
+
+/// Never waits, and is long only when it hands out much output.
+fn status_is_quick(agent: &Agent, arguments: Option<Members<'_>>) -> bool {
+    args::parse(arguments).map_or(true, |Status { pid }| agent.children.captured(pid) <= reply::PIECE)
 }
 
 #[cfg(test)]

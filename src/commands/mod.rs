@@ -30,6 +30,8 @@ pub struct Command {
     run: Run,
     /// Where it runs, and what it waits for.
     pub lane: Lane,
+    /// Whether this call of a command for workers would neither wait nor take long.
+    quick: Option<Quick>,
     /// May be used while file systems are frozen.
     pub while_frozen: bool,
     /// Success is answered; false for those after which there may be nobody left to answer.
@@ -51,16 +53,23 @@ pub enum Lane {
     Freeze,
 }
 
+type Quick = for<'m> fn(&Agent, Option<Members<'m>>) -> bool;
+
 type Run = for<'m> fn(&Ctx<'_>, Option<Members<'m>>) -> Result<Body>;
 
 impl Command {
     /// A command that runs on a worker, answers, and is refused while frozen.
     const fn new(name: &'static str, run: Run) -> Command {
-        Command { name, run, lane: Lane::Worker, while_frozen: false, replies: true, delimited: false }
+        Command { name, run, lane: Lane::Worker, quick: None, while_frozen: false, replies: true, delimited: false }
     }
 
     const fn lane(self, lane: Lane) -> Command {
         Command { lane, ..self }
+    }
+
+    /// Runs on the loop after all when `quick` says so: for commands that clients ask in busy loops.
+    const fn inline_when(self, quick: Quick) -> Command {
+        Command { quick: Some(quick), ..self }
     }
 
     const fn while_frozen(self) -> Command {
@@ -73,6 +82,15 @@ impl Command {
 
     const fn delimited(self) -> Command {
         Command { delimited: true, ..self }
+    }
+
+    /// Whether this call runs on the loop.
+    pub fn is_inline(&self, agent: &Agent, arguments: Option<Members<'_>>) -> bool {
+        match self.lane {
+            Lane::Inline | Lane::Barrier => true,
+            Lane::Worker => self.quick.is_some_and(|quick| quick(agent, arguments)),
+            Lane::Freeze => false,
+        }
     }
 
     /// Runs the command.

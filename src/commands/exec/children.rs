@@ -164,6 +164,13 @@ impl Children {
         Some(Slot { shared: &self.shared })
     }
 
+    /// How much output of a program is there to be handed out.
+    pub(super) fn captured(&self, pid: i64) -> usize {
+        let table = self.shared.lock();
+        let mut children = table.children.iter();
+        children.find(|child| i64::from(child.pid.as_raw()) == pid).map_or(0, Child::bytes)
+    }
+
     /// Takes out the result of a program, `Ok(None)` while it runs.
     pub(super) fn take(&self, pid: i64) -> Result<Option<Outcome>, Unknown> {
         let mut table = self.shared.lock();
