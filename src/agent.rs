@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{PoisonError, RwLock};
 
+use crate::commands::exec::Children;
 use crate::commands::file::Files;
 use crate::commands::{Body, Command, Ctx};
 use crate::config::Config;
@@ -28,6 +29,8 @@ pub struct Agent {
     pub files: Files,
     /// Which file systems we have frozen.
     pub freezer: Freezer,
+    /// Programs of guest-exec.
+    pub children: Children,
     policy: RwLock<Policy>,
 }
 
@@ -37,7 +40,7 @@ impl Agent {
         let policy = RwLock::new(Policy::new(&config.allow_rpcs, &config.block_rpcs));
         let freezer = Freezer::new(state.frozen_at_start(), log);
         let files = Files::new(config.limits.file_handles);
-        Agent { host, config, state, files, freezer, policy }
+        Agent { host, config, state, files, freezer, children: Children::new(), policy }
     }
 
     /// Replaces the policy, as after a reload of the settings.

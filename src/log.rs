@@ -55,6 +55,12 @@ fn new(sink: Sink, syslog: Syslog) -> (impl Subscriber + Send + Sync, LogControl
 pub struct LogControl(Arc<Log>);
 
 impl LogControl {
+    /// A log that is not that of the process, for tests.
+    #[cfg(test)]
+    pub(crate) fn detached() -> LogControl {
+        new(Sink::stderr(), Syslog::default()).1
+    }
+
     /// Writes everything, or only warnings and errors.
     pub fn set_verbose(&self, verbose: bool) {
         self.0.verbose.store(verbose, Ordering::Relaxed);

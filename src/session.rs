@@ -177,7 +177,7 @@ impl Session {
             self.ready(out, |bytes| reply::error(bytes, &error, request.id()));
             return Some(request.into_message());
         };
-        if !self.owes() && matches!(row.lane, Lane::Inline | Lane::Barrier) {
+        if !self.owes() && row.is_inline(agent, request.arguments()) {
             agent.answer(row, &request, out.tail());
             return Some(request.into_message());
         }
@@ -302,7 +302,7 @@ impl Session {
             }
             match agent.check(job.row) {
                 Err(error) => reply::error(out.tail(), &error, job.request.id()),
-                Ok(()) if matches!(job.row.lane, Lane::Inline | Lane::Barrier) => {
+                Ok(()) if job.row.is_inline(agent, job.request.arguments()) => {
                     agent.answer(job.row, &job.request, out.tail());
                 }
                 Ok(()) => {

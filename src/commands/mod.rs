@@ -13,15 +13,27 @@ use crate::protocol::message::Members;
 use crate::protocol::{args, reply};
 
 pub mod agent;
+pub mod exec;
 pub mod file;
 pub mod fsfreeze;
 pub mod os;
 pub mod power;
 pub mod time;
 pub mod user;
+#[cfg(test)]
+pub(crate) mod testing;
 
 /// All groups, in the order in which they are listed.
-pub static GROUPS: &[&[Command]] = &[agent::COMMANDS, file::COMMANDS, fsfreeze::COMMANDS, time::COMMANDS, power::COMMANDS, os::COMMANDS, user::COMMANDS];
+pub static GROUPS: &[&[Command]] = &[
+    agent::COMMANDS,
+    time::COMMANDS,
+    power::COMMANDS,
+    file::COMMANDS,
+    fsfreeze::COMMANDS,
+    exec::COMMANDS,
+    os::COMMANDS,
+    user::COMMANDS,
+];
 
 /// A row of the table.
 pub struct Command {
@@ -31,6 +43,8 @@ pub struct Command {
     run: Run,
     /// Where it runs, and what it waits for.
     pub lane: Lane,
+    /// Whether this call of a command for workers would neither wait nor take long.
+    quick: Option<Quick>,
     /// May be used while file systems are frozen.
     pub while_frozen: bool,
     /// Success is answered; false for those after which there may be nobody left to answer.
@@ -52,16 +66,23 @@ pub enum Lane {
     Freeze,
 }
 
+type Quick = for<'m> fn(&Agent, Option<Members<'m>>) -> bool;
+
 type Run = for<'m> fn(&Ctx<'_>, Option<Members<'m>>) -> Result<Body>;
 
 impl Command {
     /// A command that runs on a worker, answers, and is refused while frozen.
     const fn new(name: &'static str, run: Run) -> Command {
-        Command { name, run, lane: Lane::Worker, while_frozen: false, replies: true, delimited: false }
+        Command { name, run, lane: Lane::Worker, quick: None, while_frozen: false, replies: true, delimited: false }
     }
 
     const fn lane(self, lane: Lane) -> Command {
         Command { lane, ..self }
+    }
+
+    /// Runs on the loop after all when `quick` says so: for commands that clients ask in busy loops.
+    const fn inline_when(self, quick: Quick) -> Command {
+        Command { quick: Some(quick), ..self }
     }
 
     const fn while_frozen(self) -> Command {
@@ -74,6 +95,15 @@ impl Command {
 
     const fn delimited(self) -> Command {
         Command { delimited: true, ..self }
+    }
+
+    /// Whether this call runs on the loop.
+    pub fn is_inline(&self, agent: &Agent, arguments: Option<Members<'_>>) -> bool {
+        match self.lane {
+            Lane::Inline | Lane::Barrier => true,
+            Lane::Worker => self.quick.is_some_and(|quick| quick(agent, arguments)),
+            Lane::Freeze => false,
+        }
     }
 
     /// Runs the command.

@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64_simd::AsOut;
+use zeroize::Zeroizing;
 
 use super::error::{Error, Result};
 
@@ -91,6 +92,20 @@ impl<'t> Payload<'t> {
     pub fn to_vec(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.len());
         let mut scratch = Vec::new();
+        let all: std::result::Result<(), std::convert::Infallible> = self.chunks(&mut scratch, |piece| {
+            out.extend_from_slice(piece);
+            Ok(true)
+        });
+        let Ok(()) = all;
+        out
+    }
+}
+
+impl Payload<'_> {
+    /// The decoded bytes where they may be a secret: no copy of them stays in memory.
+    pub fn to_secret(&self) -> Zeroizing<Vec<u8>> {
+        let mut out = Zeroizing::new(Vec::with_capacity(self.len()));
+        let mut scratch = Zeroizing::new(Vec::new());
         let all: std::result::Result<(), std::convert::Infallible> = self.chunks(&mut scratch, |piece| {
             out.extend_from_slice(piece);
             Ok(true)

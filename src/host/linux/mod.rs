@@ -7,5 +7,6 @@ pub mod mounts;
 pub mod os_release;
 pub mod power;
 pub mod rtc;
+pub mod spawn;
 pub mod timezone;
 pub mod utmp;
