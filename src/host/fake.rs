@@ -2,9 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::Kernel;
+use super::kernel::{Trim, Usage};
 
 /// One call that reached the kernel, with the path behind its descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +17,12 @@ pub enum Effect {
     Thaw(String),
     /// `syncfs`
     Sync(String),
+    /// `FITRIM` with start, length and minimum
+    Trim(String, u64, u64, u64),
+    /// `statvfs`
+    Usage(String),
+    /// The health page of an NVMe disk
+    NvmeHealth(String),
 }
 
 /// A kernel that does nothing but remember. Clones share one memory.
@@ -22,6 +30,7 @@ pub enum Effect {
 pub struct FakeKernel {
     effects: Arc<Mutex<Vec<Effect>>>,
     script: Arc<Mutex<Script>>,
+    dead: Arc<Mutex<Vec<String>>>,
 }
 
 /// Decides the outcome of a call; `None` is success.
@@ -36,6 +45,18 @@ impl FakeKernel {
     /// From now on, `script` decides what fails.
     pub fn script(&self, script: impl FnMut(&Effect) -> Option<io::Error> + Send + 'static) {
         *self.script.lock().expect("no test panics while it holds this") = Some(Box::new(script));
+    }
+
+    /// From now on, `statvfs` of paths that end so, and health pages of nodes that do, never answer.
+    pub fn hang(&self, path: &str) {
+        self.dead.lock().expect("no test panics while it holds this").push(path.to_owned());
+    }
+
+    fn hang_if_dead(&self, path: &str) {
+        let dead = self.dead.lock().expect("no test panics while it holds this").clone();
+        while dead.iter().any(|dead| path.ends_with(dead)) {
+            std::thread::park();
+        }
     }
 
     fn call(&self, effect: Effect) -> io::Result<()> {
@@ -62,5 +83,27 @@ impl Kernel for FakeKernel {
 
     fn sync(&self, dir: BorrowedFd<'_>) -> io::Result<()> {
         self.call(Effect::Sync(path(dir)))
+    }
+
+    /// Trims half of what is asked for, in the whole range 10 MiB.
+    fn trim(&self, dir: BorrowedFd<'_>, range: Trim) -> io::Result<Trim> {
+        self.call(Effect::Trim(path(dir), range.start, range.len, range.minimum))?;
+        Ok(Trim { len: (range.len / 2).min(10 << 20), minimum: range.minimum.max(4096), ..range })
+    }
+
+    /// 100 GiB, of which 60 are free and 55 available.
+    fn usage(&self, path: &Path) -> io::Result<Usage> {
+        let path = path.display().to_string();
+        self.hang_if_dead(&path);
+        self.call(Effect::Usage(path))?;
+        Ok(Usage { total: 100 << 30, free: 60 << 30, available: 55 << 30 })
+    }
+
+    /// Bytes that count up.
+    fn nvme_health(&self, node: &Path) -> io::Result<[u8; 512]> {
+        let node = node.display().to_string();
+        self.hang_if_dead(&node);
+        self.call(Effect::NvmeHealth(node))?;
+        Ok(std::array::from_fn(|index| u8::try_from(index % 256).unwrap_or_default()))
     }
 }
