@@ -36,10 +36,8 @@ impl Machine {
 
     /// The machine that this text describes.
     pub fn new(text: &str) -> Machine {
-        let machine = Machine {
-            dir: tempfile::tempdir().expect("a temporary directory"),
-            kernel: FakeKernel::default(),
-        };
+        let machine =
+            Machine { dir: tempfile::tempdir().expect("a temporary directory"), kernel: FakeKernel::default() };
         machine.add(text);
         machine
     }
