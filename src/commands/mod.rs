@@ -13,11 +13,15 @@ use crate::protocol::message::Members;
 use crate::protocol::{args, reply};
 
 pub mod agent;
+pub mod disk;
 pub mod file;
+pub mod filesystem;
 pub mod fsfreeze;
+#[cfg(test)]
+pub mod golden;
 
 /// All groups, in the order in which they are listed.
-pub static GROUPS: &[&[Command]] = &[agent::COMMANDS, file::COMMANDS, fsfreeze::COMMANDS];
+pub static GROUPS: &[&[Command]] = &[agent::COMMANDS, file::COMMANDS, fsfreeze::COMMANDS, filesystem::COMMANDS, disk::COMMANDS];
 
 /// A row of the table.
 pub struct Command {
