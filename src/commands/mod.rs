@@ -13,9 +13,12 @@ use crate::protocol::message::Members;
 use crate::protocol::{args, reply};
 
 pub mod agent;
+pub mod disk;
 pub mod exec;
 pub mod file;
+pub mod filesystem;
 pub mod fsfreeze;
+pub mod golden;
 pub mod os;
 pub mod power;
 pub mod time;
@@ -30,6 +33,8 @@ pub static GROUPS: &[&[Command]] = &[
     power::COMMANDS,
     file::COMMANDS,
     fsfreeze::COMMANDS,
+    filesystem::COMMANDS,
+    disk::COMMANDS,
     exec::COMMANDS,
     os::COMMANDS,
     user::COMMANDS,

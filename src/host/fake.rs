@@ -2,11 +2,12 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::Kernel;
-use super::kernel::Uname;
+use super::kernel::{Trim, Uname, Usage};
 use super::linux::rtc::Fields;
 
 /// One call that reached the kernel, with the path behind its descriptor.
@@ -22,6 +23,12 @@ pub enum Effect {
     SetTime(i64),
     /// `RTC_SET_TIME`: the device, and `2023-11-14 22:13:20`
     SetRtc(String, String),
+    /// `FITRIM` with start, length and minimum
+    Trim(String, u64, u64, u64),
+    /// `statvfs`
+    Usage(String),
+    /// The health page of an NVMe disk
+    NvmeHealth(String),
 }
 
 /// A kernel that does nothing but remember. Clones share one memory.
@@ -29,6 +36,7 @@ pub enum Effect {
 pub struct FakeKernel {
     effects: Arc<Mutex<Vec<Effect>>>,
     script: Arc<Mutex<Script>>,
+    dead: Arc<Mutex<Vec<String>>>,
     /// Time passes only by `sleep`.
     clock: Arc<Mutex<Clock>>,
 }
@@ -54,6 +62,18 @@ impl FakeKernel {
     /// From now on, `script` decides what fails.
     pub fn script(&self, script: impl FnMut(&Effect) -> Option<io::Error> + Send + 'static) {
         *self.script.lock().expect("no test panics while it holds this") = Some(Box::new(script));
+    }
+
+    /// From now on, `statvfs` of paths that end so, and health pages of nodes that do, never answer.
+    pub fn hang(&self, path: &str) {
+        self.dead.lock().expect("no test panics while it holds this").push(path.to_owned());
+    }
+
+    fn hang_if_dead(&self, path: &str) {
+        let dead = self.dead.lock().expect("no test panics while it holds this").clone();
+        while dead.iter().any(|dead| path.ends_with(dead)) {
+            std::thread::park();
+        }
     }
 
     fn call(&self, effect: Effect) -> io::Result<()> {
@@ -112,5 +132,27 @@ impl Kernel for FakeKernel {
 
     fn load(&self) -> io::Result<[f64; 3]> {
         Ok([0.553_710_937_5, 0.25, 0.0])
+    }
+
+    /// Trims half of what is asked for, in the whole range 10 MiB.
+    fn trim(&self, dir: BorrowedFd<'_>, range: Trim) -> io::Result<Trim> {
+        self.call(Effect::Trim(path(dir), range.start, range.len, range.minimum))?;
+        Ok(Trim { len: (range.len / 2).min(10 << 20), minimum: range.minimum.max(4096), ..range })
+    }
+
+    /// 100 GiB, of which 60 are free and 55 available.
+    fn usage(&self, path: &Path) -> io::Result<Usage> {
+        let path = path.display().to_string();
+        self.hang_if_dead(&path);
+        self.call(Effect::Usage(path))?;
+        Ok(Usage { total: 100 << 30, free: 60 << 30, available: 55 << 30 })
+    }
+
+    /// Bytes that count up.
+    fn nvme_health(&self, node: &Path) -> io::Result<[u8; 512]> {
+        let node = node.display().to_string();
+        self.hang_if_dead(&node);
+        self.call(Effect::NvmeHealth(node))?;
+        Ok(std::array::from_fn(|index| u8::try_from(index % 256).unwrap_or_default()))
     }
 }

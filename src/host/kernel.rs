@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use super::linux::rtc::Fields;
@@ -38,6 +39,15 @@ pub trait Kernel: Send + Sync {
     /// The load averages of the last 1, 5 and 15 minutes (sysinfo(2)), which `/proc/loadavg` has
     /// with two decimals only.
     fn load(&self) -> io::Result<[f64; 3]>;
+
+    /// Tells the disk which of the file system's blocks hold nothing (`FITRIM`).
+    fn trim(&self, dir: BorrowedFd<'_>, range: Trim) -> io::Result<Trim>;
+
+    /// How full the file system at this path is (`statvfs`). May hang on a dead mount.
+    fn usage(&self, path: &Path) -> io::Result<Usage>;
+
+    /// The SMART / health log page of the NVMe disk behind this device node. May hang.
+    fn nvme_health(&self, node: &Path) -> io::Result<[u8; 512]>;
 }
 
 /// The answer of [`Kernel::uname`]. Bytes that are no UTF-8 are replaced.
@@ -53,6 +63,28 @@ pub struct Uname {
     pub machine: String,
 }
 
+/// `struct fstrim_range` of linux/fs.h. All in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trim {
+    /// Where to begin.
+    pub start: u64,
+    /// How far to go; in the answer, how much was trimmed.
+    pub len: u64,
+    /// Free pieces shorter than this are passed over; in the answer, the size that really counted.
+    pub minimum: u64,
+}
+
+/// Sizes of a file system in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// All of it.
+    pub total: u64,
+    /// What nobody uses.
+    pub free: u64,
+    /// What others than root may still use.
+    pub available: u64,
+}
+
 /// The running Linux.
 pub struct Linux;
 
@@ -63,6 +95,10 @@ mod ioctl {
     nix::ioctl_readwrite!(fithaw, b'X', 120, nix::libc::c_int);
     // linux/rtc.h
     nix::ioctl_write_ptr!(rtc_set_time, b'p', 0x0a, crate::host::linux::rtc::Fields);
+    // linux/fs.h: _IOWR('X', 121, struct fstrim_range)
+    nix::ioctl_readwrite!(fitrim, b'X', 121, [u64; 3]);
+    // linux/nvme_ioctl.h: _IOWR('N', 0x41, struct nvme_admin_cmd)
+    nix::ioctl_readwrite!(nvme_admin, b'N', 0x41, super::NvmeCommand);
 }
 
 impl Kernel for Linux {
@@ -130,5 +166,108 @@ impl Kernel for Linux {
 
     fn load(&self) -> io::Result<[f64; 3]> {
         Ok(nix::sys::sysinfo::sysinfo()?.load_average().into())
+    }
+
+    fn trim(&self, dir: BorrowedFd<'_>, range: Trim) -> io::Result<Trim> {
+        use std::os::fd::AsRawFd;
+        let mut fields = [range.start, range.len, range.minimum];
+        // SAFETY: the descriptor is open for the length of the call and `fields` has the layout of
+        // `struct fstrim_range`, three 64-bit integers.
+        #[expect(unsafe_code, reason = "no safe wrapper")]
+        unsafe { ioctl::fitrim(dir.as_raw_fd(), &raw mut fields) }?;
+        let [start, len, minimum] = fields;
+        Ok(Trim { start, len, minimum })
+    }
+
+    #[expect(clippy::useless_conversion, reason = "the fields are 32 bits wide elsewhere")]
+    fn usage(&self, path: &Path) -> io::Result<Usage> {
+        let stat = nix::sys::statvfs::statvfs(path)?;
+        let unit = u64::from(stat.fragment_size());
+        let bytes = |blocks: nix::libc::fsblkcnt_t| u64::from(blocks).saturating_mul(unit);
+        Ok(Usage {
+            total: bytes(stat.blocks()),
+            free: bytes(stat.blocks_free()),
+            available: bytes(stat.blocks_available()),
+        })
+    }
+
+    fn nvme_health(&self, node: &Path) -> io::Result<[u8; 512]> {
+        use std::os::fd::AsRawFd;
+        use std::os::unix::fs::OpenOptionsExt;
+        let disk = std::fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(node)?;
+        let mut page = [0; 512];
+        let mut command = NvmeCommand::health(&mut page);
+        // SAFETY: the descriptor is open for the length of the call, `command` has the layout of
+        // `struct nvme_admin_cmd`, and the kernel writes `data_len` bytes to `page` at most.
+        #[expect(unsafe_code, reason = "no safe wrapper")]
+        let status = unsafe { ioctl::nvme_admin(disk.as_raw_fd(), &raw mut command) }?;
+        match status {
+            0 => Ok(page),
+            // A positive value is the disk's own refusal.
+            _ => Err(io::Error::other(format!("NVMe status {status:#x}"))),
+        }
+    }
+}
+
+/// `struct nvme_admin_cmd` of linux/nvme_ioctl.h.
+#[derive(Default)]
+#[repr(C)]
+#[allow(missing_docs)]
+pub struct NvmeCommand {
+    opcode: u8,
+    flags: u8,
+    reserved: u16,
+    namespace: u32,
+    cdw2: u32,
+    cdw3: u32,
+    metadata: u64,
+    data: u64,
+    metadata_len: u32,
+    data_len: u32,
+    cdw10: u32,
+    cdw11: u32,
+    cdw12: u32,
+    cdw13: u32,
+    cdw14: u32,
+    cdw15: u32,
+    timeout_ms: u32,
+    result: u32,
+}
+
+impl NvmeCommand {
+    /// Get Log Page, "SMART / Health Information", of the whole disk (NVMe base specification 5.1.12).
+    fn health(page: &mut [u8; 512]) -> NvmeCommand {
+        const GET_LOG_PAGE: u8 = 2;
+        const HEALTH: u32 = 2;
+        // Reading must not count as having seen the events.
+        const RETAIN_EVENTS: u32 = 1 << 15;
+        const LAST_DWORD: u32 = (512 / 4 - 1) << 16;
+        NvmeCommand {
+            opcode: GET_LOG_PAGE,
+            namespace: u32::MAX,
+            data: page.as_mut_ptr() as usize as u64,
+            data_len: 512,
+            cdw10: HEALTH | RETAIN_EVENTS | LAST_DWORD,
+            ..NvmeCommand::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nvme_command_has_the_kernels_layout() {
+        assert_eq!(size_of::<NvmeCommand>(), 72);
+        assert_eq!(std::mem::offset_of!(NvmeCommand, data), 24);
+        assert_eq!(std::mem::offset_of!(NvmeCommand, cdw10), 40);
+        assert_eq!(NvmeCommand::health(&mut [0; 512]).cdw10, 0x007f_8002);
+    }
+
+    #[test]
+    fn the_root_directory_has_a_size() {
+        let usage = Linux.usage(Path::new("/")).expect("a root");
+        assert!(usage.total >= usage.free && usage.free >= usage.available, "{usage:?}");
     }
 }

@@ -11,11 +11,15 @@ use std::sync::Arc;
 
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+#[cfg(test)]
+pub mod fixture;
 pub mod kernel;
 pub mod linux;
+pub mod patience;
 pub mod run;
 
 pub use kernel::Kernel;
+pub use patience::Patience;
 
 /// Files of `/proc`, `/sys` and `/etc` are read up to this size; none that we use comes near it.
 const FILE_LIMIT: u64 = 16 << 20;
@@ -24,17 +28,18 @@ const FILE_LIMIT: u64 = 16 << 20;
 pub struct Host {
     root: PathBuf,
     kernel: Arc<dyn Kernel>,
+    patience: Patience,
 }
 
 impl Host {
     /// The machine this process runs on.
     pub fn real() -> Host {
-        Host { root: PathBuf::from("/"), kernel: Arc::new(kernel::Linux) }
+        Host::new("/", Box::new(kernel::Linux))
     }
 
     /// A machine whose files lie below `root`.
     pub fn new(root: impl Into<PathBuf>, kernel: Box<dyn Kernel>) -> Host {
-        Host { root: root.into(), kernel: kernel.into() }
+        Host { root: root.into(), kernel: kernel.into(), patience: Patience::default() }
     }
 
     /// What has no file: ioctls and system calls.
@@ -45,6 +50,11 @@ impl Host {
     /// The same, to take along to a thread that may outlive a call.
     pub fn kernel_handle(&self) -> Arc<dyn Kernel> {
         self.kernel.clone()
+    }
+
+    /// Runs calls that may hang.
+    pub fn patience(&self) -> &Patience {
+        &self.patience
     }
 
     /// Where an absolute path of the machine lies.

@@ -1,12 +1,18 @@
 //! Readers of the Linux kernel's files: one file for each source.
 
+pub mod address;
+pub mod block;
+pub mod btrfs;
+pub mod diskstats;
 pub mod fd;
 pub mod logind;
 pub mod malloc;
 pub mod mounts;
+pub mod nvme;
 pub mod os_release;
 pub mod power;
 pub mod rtc;
+pub mod serial;
 pub mod spawn;
 pub mod timezone;
 pub mod utmp;

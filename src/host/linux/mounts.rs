@@ -66,11 +66,26 @@ pub fn all(host: &Host) -> io::Result<Vec<Mount>> {
 /// # Errors
 /// Only when there is no table to read.
 pub fn local(host: &Host) -> io::Result<Vec<Mount>> {
-    Ok(select_local(host, all(host)?))
+    Ok(select(host, all(host)?, |_| false))
 }
 
-/// Picks the [`local`] ones.
-pub fn select_local(host: &Host, mounts: Vec<Mount>) -> Vec<Mount> {
+/// As [`local`], and those whose disks the kernel does not tell: zfs, bcachefs, ubifs, and btrfs
+/// without a known source. Their `dev` has major 0.
+///
+/// # Errors
+/// Only when there is no table to read.
+pub fn local_and_pools(host: &Host) -> io::Result<Vec<Mount>> {
+    let is_pool = |mount: &Mount| match mount.fs_type.as_str() {
+        // Snapshots are mounted when somebody looks at them, by the hundred.
+        "zfs" => !mount.source.as_bytes().contains(&b'@'),
+        "bcachefs" | "btrfs" | "ubifs" => true,
+        _ => false,
+    };
+    Ok(select(host, all(host)?, is_pool))
+}
+
+/// Picks those on block devices, and others that `wanted` asks for; each file system once.
+fn select(host: &Host, mounts: Vec<Mount>, wanted: impl Fn(&Mount) -> bool) -> Vec<Mount> {
     let mut first: HashMap<Dev, usize> = HashMap::new();
     let mut local: Vec<Mount> = Vec::new();
     for mut mount in mounts {
@@ -82,11 +97,12 @@ pub fn select_local(host: &Host, mounts: Vec<Mount>) -> Vec<Mount> {
             continue;
         }
         if own.0 == 0 {
-            if mount.fs_type != "btrfs" {
-                continue;
+            let source = if mount.fs_type == "btrfs" { block_device(host, &mount.source) } else { None };
+            match source {
+                Some(dev) => mount.dev = dev,
+                None if wanted(&mount) => {}
+                None => continue,
             }
-            let Some(dev) = block_device(host, &mount.source) else { continue };
-            mount.dev = dev;
         }
         if let Some(&index) = first.get(&mount.dev) {
             first.insert(own, index);

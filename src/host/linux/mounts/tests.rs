@@ -120,6 +120,22 @@ fn btrfs_has_the_number_of_its_source() {
 }
 
 #[test]
+fn pools_are_listed_where_they_are_asked_for() {
+    let text = "\
+        20 1 0:30 / / rw - zfs rpool/ROOT rw\n\
+        21 20 0:31 / /tmp rw - tmpfs tmpfs rw\n\
+        22 20 0:32 / /home rw - zfs rpool/home rw\n\
+        23 20 0:33 / /home/.zfs/snapshot/a rw - zfs rpool/home@a rw\n\
+        24 20 0:32 / /srv rw - zfs rpool/home rw\n\
+        25 20 0:34 / /b rw - btrfs /dev/gone rw\n";
+    let (_root, host) = host(&[("proc/self/mountinfo", text.as_bytes())]);
+    assert_eq!(points(&local(&host).expect("a table")), [""; 0]);
+    let mounts = local_and_pools(&host).expect("a table");
+    assert_eq!(points(&mounts), ["/", "/home", "/b"]);
+    assert_eq!(mounts[1].also, [PathBuf::from("/srv")]);
+}
+
+#[test]
 fn a_source_may_be_a_link() {
     let (root, host) = host(&[
         ("proc/self/mountinfo", b"20 1 0:30 / / rw - btrfs /dev/mapper/root rw\n"),

@@ -1,0 +1,190 @@
+use super::*;
+use crate::commands::golden;
+use crate::host::fake::Effect;
+use crate::host::fixture::Machine;
+use std::fmt::Write;
+
+#[test]
+fn file_systems_of_all_machines() {
+    let machines =
+        ["btrfs-raid", "ccw", "container", "nested-dm", "nvme-multipath", "sata-nvme-lvm", "virtio-blk", "virtio-scsi"];
+    for name in machines {
+        golden::check(name, "fsinfo", &list(&Machine::load(name).host()).expect("file systems"));
+    }
+}
+
+/// The machine `virtio-blk` with many more mounts: of directories, of memory, and of 40 volumes.
+fn crowded() -> Machine {
+    let machine = Machine::load("virtio-blk");
+    let table = machine.host().read_text("/proc/self/mountinfo").expect("a table");
+    let mut table = table + "99 26 254:1 /x /bind/x rw - ext4 /dev/vda1 rw\n";
+    for i in 100..400 {
+        let _ = match i % 3 {
+            0 => writeln!(table, "{i} 26 254:1 /d{i} /bind/{i} rw - ext4 /dev/vda1 rw"),
+            1 => writeln!(table, "{i} 26 0:{i} / /tmpfs/{i} rw - tmpfs tmpfs rw"),
+            _ => writeln!(table, "{i} 26 252:{} / /volumes/{i} rw - ext4 /dev/vdx{i} rw", i % 40),
+        };
+    }
+    machine.file("/proc/self/mountinfo", table);
+    machine
+}
+
+#[test]
+fn hundreds_of_mounts_are_one_entry_for_each_file_system() {
+    let machine = crowded();
+    let infos = list(&machine.host()).expect("file systems");
+    // Four of the machine's own, and 40 volumes that /sys does not know.
+    assert_eq!(infos.len(), 44);
+    assert_eq!(infos.iter().filter(|info| info.name.starts_with("252:")).count(), 40);
+    assert!(infos.iter().all(|info| info.used_bytes.is_some()));
+    assert_eq!(infos.last().map(|info| info.mountpoint.as_str()), Some("/"));
+}
+
+#[test]
+fn a_dead_mount_has_no_sizes_and_holds_nothing_up() {
+    let machine = Machine::load("virtio-blk");
+    machine.kernel.hang("/boot/efi");
+    let host = machine.host();
+    for _ in 0..2 {
+        let start = std::time::Instant::now();
+        let infos = list(&host).expect("file systems");
+        assert!(start.elapsed() < std::time::Duration::from_secs(1), "{:?}", start.elapsed());
+        for info in &infos {
+            let dead = info.mountpoint == "/boot/efi";
+            assert_eq!(info.used_bytes.is_none(), dead, "{}", info.mountpoint);
+            assert_eq!(info.total_bytes_privileged.is_none(), dead, "{}", info.mountpoint);
+        }
+    }
+}
+
+#[test]
+fn a_failing_statvfs_drops_the_sizes() {
+    let machine = Machine::load("virtio-blk");
+    machine.kernel.script(|effect| match effect {
+        Effect::Usage(path) if path.ends_with("/boot/efi") => Some(io::Error::from_raw_os_error(5)),
+        _ => None,
+    });
+    let infos = list(&machine.host()).expect("file systems");
+    let without: Vec<_> = infos.iter().filter(|info| info.total_bytes.is_none()).collect();
+    assert_eq!(without.len(), 1);
+    assert_eq!(without[0].mountpoint, "/boot/efi");
+}
+
+#[test]
+fn a_covered_mount_has_not_the_sizes_of_what_covers_it() {
+    let machine = Machine::load("virtio-blk");
+    let table = machine.host().read_text("/proc/self/mountinfo").expect("a table");
+    machine.file("/proc/self/mountinfo", table + "90 40 0:77 / /boot/efi rw - nfs4 server:/ rw\n");
+    let infos = list(&machine.host()).expect("file systems");
+    let covered = infos.iter().find(|info| info.mountpoint == "/boot/efi").expect("listed");
+    assert!(covered.used_bytes.is_none());
+    assert!(machine.kernel.effects().iter().all(|e| !matches!(e, Effect::Usage(path) if path.ends_with("efi"))));
+}
+
+#[test]
+fn more_used_than_there_is_does_not_wrap() {
+    let mut info = list(&Machine::load("ccw").host()).expect("file systems").remove(0);
+    info.set_sizes(Usage { total: 1, free: 2, available: u64::MAX });
+    assert_eq!((info.used_bytes, info.total_bytes), (Some(0), Some(u64::MAX)));
+}
+
+#[test]
+fn without_a_mount_table_there_is_an_error() {
+    let machine = Machine::new("/proc/\n");
+    let text = "Could not open '/proc/self/mountinfo': No such file or directory";
+    assert_eq!(list(&machine.host()).expect_err("no table").desc, text);
+    assert_eq!(trim_all(&machine.host(), 0).expect_err("no table").desc, text);
+}
+
+/// `virtio-blk` with directories to open at its mount points.
+fn trimmable() -> Machine {
+    let machine = Machine::load("virtio-blk");
+    machine.add("/boot/efi/\n/snap/core20/2015/\n/media/cidata drive/\n");
+    machine
+}
+
+fn outcomes(trimmed: &Trimmed) -> Vec<(&str, Option<u64>, Option<u64>, Option<&str>)> {
+    trimmed.paths.iter().map(|p| (p.path.as_str(), p.trimmed, p.minimum, p.error.as_deref())).collect()
+}
+
+#[test]
+fn each_path_has_numbers_or_an_error() {
+    let machine = trimmable();
+    machine.kernel.script(|effect| match effect {
+        Effect::Trim(path, ..) if path.ends_with("efi") => Some(Errno::EOPNOTSUPP.into()),
+        _ => None,
+    });
+    let read_only = Some("failed to trim: Read-only file system");
+    assert_eq!(
+        outcomes(&trim_all(&machine.host(), 8192).expect("a list")),
+        [
+            ("/media/cidata drive", None, None, read_only),
+            ("/snap/core20/2015", None, None, read_only),
+            ("/boot/efi", None, None, Some("trim not supported")),
+            // 100 GiB in two pieces of 10 MiB each.
+            ("/", Some(20 << 20), Some(8192), None),
+        ]
+    );
+}
+
+#[test]
+fn ext4_is_trimmed_in_pieces_that_cover_everything() {
+    let machine = trimmable();
+    trim_all(&machine.host(), 7).expect("a list");
+    let root = machine.path("/").display().to_string();
+    let root = root.trim_end_matches('/');
+    let pieces: Vec<_> = machine
+        .kernel
+        .effects()
+        .into_iter()
+        .filter_map(|effect| match effect {
+            Effect::Trim(path, start, len, minimum) if path == root => Some((start, len, minimum)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(pieces, [(0, 64 << 30, 7), (64 << 30, u64::MAX - (64 << 30), 7)]);
+}
+
+#[test]
+fn other_file_systems_are_trimmed_at_once() {
+    let machine = Machine::load("virtio-scsi");
+    machine.add("/boot/\n/data/\n");
+    trim_all(&machine.host(), 0).expect("a list");
+    let whole = machine.kernel.effects().into_iter().filter(|e| matches!(e, Effect::Trim(_, 0, u64::MAX, 0))).count();
+    assert_eq!(whole, 2);
+}
+
+#[test]
+fn a_piece_that_fails_ends_the_path() {
+    let machine = trimmable();
+    machine.kernel.script(|effect| match effect {
+        Effect::Trim(_, start, ..) if *start > 0 => Some(Errno::EIO.into()),
+        _ => None,
+    });
+    let trimmed = trim_all(&machine.host(), 0).expect("a list");
+    assert_eq!(outcomes(&trimmed)[3], ("/", None, None, Some("failed to trim: Input/output error")));
+}
+
+#[test]
+fn what_cannot_discard_is_not_asked() {
+    let machine = Machine::load("sata-nvme-lvm");
+    machine.add("/boot/efi/\n/home/\n/srv/\n");
+    let trimmed = trim_all(&machine.host(), 0).expect("a list");
+    let home = outcomes(&trimmed).into_iter().find(|outcome| outcome.0 == "/home").expect("listed");
+    assert_eq!(home.3, Some("trim not supported"));
+    let gone = outcomes(&trimmed).into_iter().find(|outcome| outcome.0.starts_with("/srv/x")).expect("listed");
+    assert_eq!(gone.3, Some("failed to open: No such file or directory"));
+}
+
+#[test]
+fn the_minimum_has_64_bits_and_no_sign() {
+    let parse = |json: &str| {
+        let value: serde_json::Value = serde_json::from_str(json).expect("JSON");
+        Bytes::deserialize(value).map(|bytes| bytes.0).map_err(|error| error.to_string())
+    };
+    assert_eq!(parse("18446744073709551615"), Ok(u64::MAX));
+    assert_eq!(parse("0"), Ok(0));
+    assert_eq!(parse("-1"), Err("Parameter 'minimum' may not be negative".to_owned()));
+    assert!(parse("1.5").is_err());
+    assert!(parse("\"1\"").is_err());
+}

@@ -1,0 +1,240 @@
+//! Calls into the kernel that may never return: `statvfs` on a dead mount, a command to a dead disk.
+//!
+//! Such calls run on a helper thread, and the reply waits for it only so long (O11). A thread that
+//! hangs can't be ended; it is left alone and another one does what is left. While it hangs, nobody
+//! else is sent after the same object, so that there is at most one stuck thread for each.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// One call that takes longer than this is given up.
+const ONE: Duration = Duration::from_millis(300);
+
+/// All calls for one reply together may take this long; clients give up after a second.
+const ALL: Duration = Duration::from_millis(700);
+
+/// Helper threads do little; the default of 2 MiB would show in the agent's address space.
+const STACK: usize = 128 << 10;
+
+/// Knows the objects in which a helper thread hangs. Clones share what they know.
+#[derive(Clone, Debug, Default)]
+pub struct Patience {
+    stuck: Arc<Mutex<HashSet<PathBuf>>>,
+}
+
+impl Patience {
+    /// Starts calling `call` for each object, in order, on one helper thread.
+    pub fn start<T, F>(&self, objects: Vec<PathBuf>, call: F) -> Pending<T>
+    where
+        T: Send + 'static,
+        F: Fn(&Path) -> T + Send + Sync + 'static,
+    {
+        let results = objects.iter().map(|_| None).collect();
+        let progress = Progress { results, next: 0, since: Instant::now(), helper: 0, waited_for: false };
+        let work = Arc::new(Work {
+            objects,
+            call: Box::new(call),
+            stuck: Arc::clone(&self.stuck),
+            progress: Mutex::new(progress),
+            finished: Condvar::new(),
+        });
+        if !work.objects.is_empty() {
+            Work::help(&work, 0);
+        }
+        Pending { work, deadline: Instant::now() + ALL }
+    }
+
+    /// Calls `call` for one object; nothing when that takes too long.
+    pub fn one<T, F>(&self, object: impl Into<PathBuf>, call: F) -> Option<T>
+    where
+        T: Send + 'static,
+        F: Fn(&Path) -> T + Send + Sync + 'static,
+    {
+        self.start(vec![object.into()], call).wait().pop().flatten()
+    }
+}
+
+/// Calls that are under way.
+pub struct Pending<T> {
+    work: Arc<Work<T>>,
+    deadline: Instant,
+}
+
+impl<T: Send + 'static> Pending<T> {
+    /// The results in the order of the objects; nothing for those that did not answer in time.
+    pub fn wait(self) -> Vec<Option<T>> {
+        let work = &self.work;
+        let mut progress = lock(&work.progress);
+        loop {
+            let now = Instant::now();
+            if progress.next > work.objects.len() || work.objects.is_empty() || now >= self.deadline {
+                // Whoever still runs finds nothing left to do.
+                progress.helper += 1;
+                return std::mem::take(&mut progress.results);
+            }
+            let patience_ends = (progress.since + ONE).min(self.deadline);
+            if now >= patience_ends {
+                progress.helper += 1;
+                progress.since = now;
+                let helper = progress.helper;
+                drop(progress);
+                Work::help(work, helper);
+                progress = lock(&work.progress);
+                continue;
+            }
+            progress.waited_for = true;
+            let wait = work.finished.wait_timeout(progress, patience_ends - now);
+            progress = wait.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+struct Work<T> {
+    objects: Vec<PathBuf>,
+    call: Box<dyn Fn(&Path) -> T + Send + Sync>,
+    stuck: Arc<Mutex<HashSet<PathBuf>>>,
+    progress: Mutex<Progress<T>>,
+    finished: Condvar,
+}
+
+struct Progress<T> {
+    results: Vec<Option<T>>,
+    /// The object to take next; past the end by one when all are done.
+    next: usize,
+    /// When the latest object was taken.
+    since: Instant,
+    /// The helper that may go on; others were given up.
+    helper: usize,
+    waited_for: bool,
+}
+
+impl<T: Send + 'static> Work<T> {
+    /// Starts a helper. Without one the results stay empty, which is what the caller copes with.
+    fn help(work: &Arc<Self>, helper: usize) {
+        let thread = thread::Builder::new().name("patience".to_owned()).stack_size(STACK);
+        let of_thread = Arc::clone(work);
+        if thread.spawn(move || of_thread.run(helper)).is_err() {
+            lock(&work.progress).next = work.objects.len() + 1;
+        }
+    }
+
+    fn run(&self, helper: usize) {
+        let mut progress = lock(&self.progress);
+        while progress.helper == helper {
+            let index = progress.next;
+            progress.next += 1;
+            progress.since = Instant::now();
+            let Some(object) = self.objects.get(index) else {
+                if progress.waited_for {
+                    self.finished.notify_one();
+                }
+                return;
+            };
+            drop(progress);
+            let free = lock(&self.stuck).insert(object.clone());
+            let result = free.then(|| {
+                let _mark = Mark { stuck: &self.stuck, object };
+                (self.call)(object)
+            });
+            progress = lock(&self.progress);
+            // The results were taken already if this came too late.
+            if let Some(place) = progress.results.get_mut(index) {
+                *place = result;
+            }
+        }
+    }
+}
+
+/// Takes the mark off an object when the call returned, or panicked.
+struct Mark<'a> {
+    stuck: &'a Mutex<HashSet<PathBuf>>,
+    object: &'a Path,
+}
+
+impl Drop for Mark<'_> {
+    fn drop(&mut self) {
+        lock(self.stuck).remove(self.object);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
+    fn paths(names: &[&str]) -> Vec<PathBuf> {
+        names.iter().map(PathBuf::from).collect()
+    }
+
+    #[test]
+    fn results_come_in_order() {
+        let pending = Patience::default().start(paths(&["a", "bb", "ccc"]), |path| path.as_os_str().len());
+        assert_eq!(pending.wait(), [Some(1), Some(2), Some(3)]);
+    }
+
+    #[test]
+    fn nothing_to_do_is_done_at_once() {
+        assert!(Patience::default().start(Vec::new(), |_| ()).wait().is_empty());
+    }
+
+    #[test]
+    fn one_that_hangs_costs_only_its_own_result() {
+        let patience = Patience::default();
+        let (release, hold) = mpsc::channel::<()>();
+        let hold = Mutex::new(hold);
+        let start = Instant::now();
+        let pending = patience.start(paths(&["a", "dead", "b"]), move |path| {
+            if path == Path::new("dead") {
+                let _ = lock(&hold).recv();
+            }
+            path.to_owned()
+        });
+        assert_eq!(pending.wait(), [Some("a".into()), None, Some("b".into())]);
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+
+        // While it hangs, nobody else is sent there, and nobody waits.
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&calls);
+        let start = Instant::now();
+        assert_eq!(patience.one("dead", move |_| counted.fetch_add(1, Ordering::Relaxed)), None);
+        assert!(start.elapsed() < ONE, "{:?}", start.elapsed());
+        assert_eq!(calls.load(Ordering::Relaxed), 0);
+
+        // When it comes back, the object is asked again.
+        drop(release);
+        while patience.one("dead", |_| ()).is_none() {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn many_that_hang_do_not_add_up() {
+        let (release, hold) = mpsc::channel::<()>();
+        let hold = Mutex::new(hold);
+        let start = Instant::now();
+        let pending = Patience::default().start(paths(&["1", "2", "3", "4", "5"]), move |_| {
+            let _ = lock(&hold).recv();
+        });
+        assert_eq!(pending.wait(), [None; 5]);
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        drop(release);
+    }
+
+    #[test]
+    fn a_panic_is_a_missing_result_and_leaves_no_mark() {
+        let patience = Patience::default();
+        assert_eq!(patience.one("x", |_| -> u8 { panic!("as a test") }), None);
+        // The hook prints before the thread unwinds.
+        while patience.one("x", |_| ()).is_none() {
+            thread::yield_now();
+        }
+    }
+}
