@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+#[cfg(test)]
+pub mod fixture;
 pub mod kernel;
 pub mod linux;
 pub mod run;
