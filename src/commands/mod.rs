@@ -15,13 +15,14 @@ use crate::protocol::{args, reply};
 pub mod agent;
 pub mod file;
 pub mod fsfreeze;
+pub mod network;
 pub mod os;
 pub mod power;
 pub mod time;
 pub mod user;
 
 /// All groups, in the order in which they are listed.
-pub static GROUPS: &[&[Command]] = &[agent::COMMANDS, file::COMMANDS, fsfreeze::COMMANDS, time::COMMANDS, power::COMMANDS, os::COMMANDS, user::COMMANDS];
+pub static GROUPS: &[&[Command]] = &[agent::COMMANDS, file::COMMANDS, fsfreeze::COMMANDS, time::COMMANDS, power::COMMANDS, os::COMMANDS, user::COMMANDS, network::COMMANDS];
 
 /// A row of the table.
 pub struct Command {

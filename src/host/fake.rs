@@ -1,6 +1,7 @@
 //! A scripted kernel for tests: it records what was asked and fails when told to.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub enum Effect {
 pub struct FakeKernel {
     effects: Arc<Mutex<Vec<Effect>>>,
     script: Arc<Mutex<Script>>,
+    route: Arc<Mutex<Option<Route>>>,
     /// Time passes only by `sleep`.
     clock: Arc<Mutex<Clock>>,
 }
@@ -45,6 +47,9 @@ impl Default for Clock {
 /// Decides the outcome of a call; `None` is success.
 type Script = Option<Box<dyn FnMut(&Effect) -> Option<io::Error> + Send>>;
 
+/// Answers a request to the route socket with datagrams.
+type Route = Box<dyn FnMut(&[u8]) -> io::Result<Vec<Vec<u8>>> + Send>;
+
 impl FakeKernel {
     /// All calls so far.
     pub fn effects(&self) -> Vec<Effect> {
@@ -54,6 +59,11 @@ impl FakeKernel {
     /// From now on, `script` decides what fails.
     pub fn script(&self, script: impl FnMut(&Effect) -> Option<io::Error> + Send + 'static) {
         *self.script.lock().expect("no test panics while it holds this") = Some(Box::new(script));
+    }
+
+    /// From now on, `route` answers the requests to the route socket; until then there is none.
+    pub fn route(&self, route: impl FnMut(&[u8]) -> io::Result<Vec<Vec<u8>>> + Send + 'static) {
+        *self.route.lock().expect("no test panics while it holds this") = Some(Box::new(route));
     }
 
     fn call(&self, effect: Effect) -> io::Result<()> {
@@ -112,5 +122,13 @@ impl Kernel for FakeKernel {
 
     fn load(&self) -> io::Result<[f64; 3]> {
         Ok([0.553_710_937_5, 0.25, 0.0])
+    }
+
+    fn netlink_route(&self, request: &[u8], answer: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> io::Result<()> {
+        let mut route = self.route.lock().expect("no test panics while it holds this");
+        let route = route.as_mut().ok_or(io::ErrorKind::Unsupported)?;
+        // As the kernel, which sends nothing after the end.
+        let _ = route(request)?.iter().try_for_each(|datagram| answer(datagram));
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@
 //! directory. A test scripts this trait with `host::fake`.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
@@ -38,6 +39,10 @@ pub trait Kernel: Send + Sync {
     /// The load averages of the last 1, 5 and 15 minutes (sysinfo(2)), which `/proc/loadavg` has
     /// with two decimals only.
     fn load(&self) -> io::Result<[f64; 3]>;
+
+    /// Asks the route socket for a dump (rtnetlink(7)) and hands over the datagrams of the answer,
+    /// until `answer` has seen the last one.
+    fn netlink_route(&self, request: &[u8], answer: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> io::Result<()>;
 }
 
 /// The answer of [`Kernel::uname`]. Bytes that are no UTF-8 are replaced.
@@ -130,5 +135,9 @@ impl Kernel for Linux {
 
     fn load(&self) -> io::Result<[f64; 3]> {
         Ok(nix::sys::sysinfo::sysinfo()?.load_average().into())
+    }
+
+    fn netlink_route(&self, request: &[u8], answer: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> io::Result<()> {
+        super::netlink::dump(request, answer)
     }
 }

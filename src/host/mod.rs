@@ -15,6 +15,7 @@ pub mod fake;
 pub mod fixture;
 pub mod kernel;
 pub mod linux;
+mod netlink;
 pub mod run;
 
 pub use kernel::Kernel;
