@@ -13,8 +13,10 @@ use crate::protocol::message::Members;
 use crate::protocol::{args, reply};
 
 pub mod agent;
+pub mod cpu;
 pub mod file;
 pub mod fsfreeze;
+pub mod memory;
 pub mod network;
 pub mod os;
 pub mod power;
@@ -22,7 +24,7 @@ pub mod time;
 pub mod user;
 
 /// All groups, in the order in which they are listed.
-pub static GROUPS: &[&[Command]] = &[agent::COMMANDS, file::COMMANDS, fsfreeze::COMMANDS, time::COMMANDS, power::COMMANDS, os::COMMANDS, user::COMMANDS, network::COMMANDS];
+pub static GROUPS: &[&[Command]] = &[agent::COMMANDS, file::COMMANDS, fsfreeze::COMMANDS, time::COMMANDS, power::COMMANDS, os::COMMANDS, user::COMMANDS, network::COMMANDS, cpu::COMMANDS, memory::COMMANDS];
 
 /// A row of the table.
 pub struct Command {

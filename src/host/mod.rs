@@ -14,6 +14,7 @@ pub mod fake;
 #[cfg(test)]
 pub mod fixture;
 pub mod kernel;
+mod knob;
 pub mod linux;
 mod netlink;
 pub mod run;
@@ -27,17 +28,18 @@ const FILE_LIMIT: u64 = 16 << 20;
 pub struct Host {
     root: PathBuf,
     kernel: Arc<dyn Kernel>,
+    stuck: knob::Stuck,
 }
 
 impl Host {
     /// The machine this process runs on.
     pub fn real() -> Host {
-        Host { root: PathBuf::from("/"), kernel: Arc::new(kernel::Linux) }
+        Host::new("/", Box::new(kernel::Linux))
     }
 
     /// A machine whose files lie below `root`.
     pub fn new(root: impl Into<PathBuf>, kernel: Box<dyn Kernel>) -> Host {
-        Host { root: root.into(), kernel: kernel.into() }
+        Host { root: root.into(), kernel: kernel.into(), stuck: knob::Stuck::default() }
     }
 
     /// What has no file: ioctls and system calls.
