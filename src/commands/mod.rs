@@ -13,12 +13,15 @@ use crate::protocol::message::Members;
 use crate::protocol::{args, reply};
 
 pub mod agent;
+pub mod cpu;
 pub mod disk;
 pub mod exec;
 pub mod file;
 pub mod filesystem;
 pub mod fsfreeze;
 pub mod golden;
+pub mod memory;
+pub mod network;
 pub mod os;
 pub mod power;
 pub mod time;
@@ -35,6 +38,9 @@ pub static GROUPS: &[&[Command]] = &[
     fsfreeze::COMMANDS,
     filesystem::COMMANDS,
     disk::COMMANDS,
+    network::COMMANDS,
+    cpu::COMMANDS,
+    memory::COMMANDS,
     exec::COMMANDS,
     os::COMMANDS,
     user::COMMANDS,

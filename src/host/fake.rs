@@ -1,6 +1,7 @@
 //! A scripted kernel for tests: it records what was asked and fails when told to.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -37,6 +38,7 @@ pub struct FakeKernel {
     effects: Arc<Mutex<Vec<Effect>>>,
     script: Arc<Mutex<Script>>,
     dead: Arc<Mutex<Vec<String>>>,
+    route: Arc<Mutex<Option<Route>>>,
     /// Time passes only by `sleep`.
     clock: Arc<Mutex<Clock>>,
 }
@@ -52,6 +54,9 @@ impl Default for Clock {
 
 /// Decides the outcome of a call; `None` is success.
 type Script = Option<Box<dyn FnMut(&Effect) -> Option<io::Error> + Send>>;
+
+/// Answers a request to the route socket with datagrams.
+type Route = Box<dyn FnMut(&[u8]) -> io::Result<Vec<Vec<u8>>> + Send>;
 
 impl FakeKernel {
     /// All calls so far.
@@ -74,6 +79,11 @@ impl FakeKernel {
         while dead.iter().any(|dead| path.ends_with(dead)) {
             std::thread::park();
         }
+    }
+
+    /// From now on, `route` answers the requests to the route socket; until then there is none.
+    pub fn route(&self, route: impl FnMut(&[u8]) -> io::Result<Vec<Vec<u8>>> + Send + 'static) {
+        *self.route.lock().expect("no test panics while it holds this") = Some(Box::new(route));
     }
 
     fn call(&self, effect: Effect) -> io::Result<()> {
@@ -154,5 +164,13 @@ impl Kernel for FakeKernel {
         self.hang_if_dead(&node);
         self.call(Effect::NvmeHealth(node))?;
         Ok(std::array::from_fn(|index| u8::try_from(index % 256).unwrap_or_default()))
+    }
+
+    fn netlink_route(&self, request: &[u8], answer: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> io::Result<()> {
+        let mut route = self.route.lock().expect("no test panics while it holds this");
+        let route = route.as_mut().ok_or(io::ErrorKind::Unsupported)?;
+        // As the kernel, which sends nothing after the end.
+        let _ = route(request)?.iter().try_for_each(|datagram| answer(datagram));
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@
 //! directory. A test scripts this trait with `host::fake`.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -48,6 +49,10 @@ pub trait Kernel: Send + Sync {
 
     /// The SMART / health log page of the NVMe disk behind this device node. May hang.
     fn nvme_health(&self, node: &Path) -> io::Result<[u8; 512]>;
+
+    /// Asks the route socket for a dump (rtnetlink(7)) and hands over the datagrams of the answer,
+    /// until `answer` has seen the last one.
+    fn netlink_route(&self, request: &[u8], answer: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> io::Result<()>;
 }
 
 /// The answer of [`Kernel::uname`]. Bytes that are no UTF-8 are replaced.
@@ -166,6 +171,10 @@ impl Kernel for Linux {
 
     fn load(&self) -> io::Result<[f64; 3]> {
         Ok(nix::sys::sysinfo::sysinfo()?.load_average().into())
+    }
+
+    fn netlink_route(&self, request: &[u8], answer: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> io::Result<()> {
+        super::netlink::dump(request, answer)
     }
 
     fn trim(&self, dir: BorrowedFd<'_>, range: Trim) -> io::Result<Trim> {

@@ -14,8 +14,10 @@ pub mod fake;
 #[cfg(test)]
 pub mod fixture;
 pub mod kernel;
+mod knob;
 pub mod linux;
 pub mod patience;
+mod netlink;
 pub mod run;
 
 pub use kernel::Kernel;
@@ -29,6 +31,7 @@ pub struct Host {
     root: PathBuf,
     kernel: Arc<dyn Kernel>,
     patience: Patience,
+    stuck: knob::Stuck,
 }
 
 impl Host {
@@ -39,7 +42,8 @@ impl Host {
 
     /// A machine whose files lie below `root`.
     pub fn new(root: impl Into<PathBuf>, kernel: Box<dyn Kernel>) -> Host {
-        Host { root: root.into(), kernel: kernel.into(), patience: Patience::default() }
+        let (patience, stuck) = (Patience::default(), knob::Stuck::default());
+        Host { root: root.into(), kernel: kernel.into(), patience, stuck }
     }
 
     /// What has no file: ioctls and system calls.

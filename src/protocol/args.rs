@@ -29,6 +29,7 @@ enum What {
     Missing,
     Unexpected,
     Type(String),
+    NotUint64,
     Value(String),
     Other(String),
 }
@@ -53,6 +54,7 @@ impl Display for Fault {
             What::Missing => write!(f, "Parameter '{path}' is missing"),
             What::Unexpected => write!(f, "Parameter '{path}' is unexpected"),
             What::Type(t) => write!(f, "Invalid parameter type for '{path}', expected: {t}"),
+            What::NotUint64 => write!(f, "Parameter '{path}' expects uint64"),
             What::Value(v) => write!(f, "Parameter '{path}' does not accept value '{}'", echo(v)),
             What::Other(text) => f.write_str(text),
         }
@@ -222,6 +224,15 @@ impl<'de> Deserializer<'de> for Argument<'de> {
         }
     }
 
+    /// A negative number stands for the unsigned one with the same bits, as it always did.
+    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match self.kind()? {
+            Kind::Int(int) => visitor.visit_u64(u64::from_ne_bytes(int.to_ne_bytes())),
+            Kind::UInt(uint) => visitor.visit_u64(uint),
+            _ => Err(Fault::new(What::NotUint64)),
+        }
+    }
+
     fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match self.kind()? {
             Kind::Int(_) | Kind::UInt(_) | Kind::Float(_) => self.deserialize_any(visitor),
@@ -230,7 +241,7 @@ impl<'de> Deserializer<'de> for Argument<'de> {
     }
 
     integers! { deserialize_i8 deserialize_i16 deserialize_i32 deserialize_u8 deserialize_u16
-                deserialize_u32 deserialize_u64 }
+                deserialize_u32 }
     strings! { deserialize_str deserialize_string deserialize_char }
 
     fn deserialize_enum<V: Visitor<'de>>(

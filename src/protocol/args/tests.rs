@@ -80,3 +80,18 @@ fn integers_are_signed_64_bit() {
     let min = parsed::<Sample>(r#"{"handle":-9223372036854775808}"#).expect("fits");
     assert_eq!(min.handle, i64::MIN);
 }
+
+#[test]
+fn an_unsigned_number_may_be_written_as_a_negative_one() {
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(rename_all = "kebab-case")]
+    struct Block {
+        phys_index: u64,
+    }
+    let index = |text: &str| parsed::<Block>(&format!("{{\"phys-index\":{text}}}")).map(|block| block.phys_index);
+    assert_eq!(index("-1"), Ok(u64::MAX));
+    assert_eq!(index("18446744073709551615"), Ok(u64::MAX));
+    for other in ["1.5", "\"1\"", "18446744073709551616", "null"] {
+        assert_eq!(index(other), Err("Parameter 'phys-index' expects uint64".to_owned()), "{other}");
+    }
+}

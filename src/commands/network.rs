@@ -1,0 +1,127 @@
+//! Network interfaces and routes of the agent's own name space.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use serde::{Serialize, Serializer};
+
+use super::Command;
+use crate::host::Host;
+use crate::host::linux::netlink::{self, Address, Link, Statistics};
+use crate::host::linux::route::{self, Ipv4Route, Ipv6Route};
+use crate::protocol::args;
+use crate::protocol::error::{Error, Result};
+
+pub(super) const COMMANDS: &[Command] = &[
+    Command::new("guest-network-get-interfaces", |cx, a| cx.call(|cx, args| interfaces(&cx.agent.host, args), a)),
+    Command::new("guest-network-get-route", |cx, a| cx.call(|cx, args| routes(&cx.agent.host, args), a)),
+];
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Interface {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "mac")]
+    hardware_address: Option<[u8; 6]>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ip_addresses: Vec<IpAddress>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statistics: Option<Statistics>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct IpAddress {
+    ip_address_type: &'static str,
+    ip_address: IpAddr,
+    prefix: u8,
+}
+
+/// Lists the network interfaces with their addresses and counters, in the kernel's order (O18).
+///
+/// An IPv4 address with a label of its own (`eth0:1`) makes an entry of that name behind the links,
+/// with the address of the link and without counters, which are the link's.
+fn interfaces(host: &Host, _: args::Empty) -> Result<Vec<Interface>> {
+    let (links, addresses) =
+        netlink::interfaces(host.kernel()).map_err(|reason| Error::os("failed to list network interfaces", &reason))?;
+    Ok(merge(links, addresses))
+}
+
+fn merge(links: Vec<Link>, addresses: Vec<Address>) -> Vec<Interface> {
+    let numbers: HashMap<u32, usize> = links.iter().enumerate().map(|(at, link)| (link.index, at)).collect();
+    let mut interfaces: Vec<Interface> = links.into_iter().map(Interface::from).collect();
+    let links = interfaces.len();
+    let mut labels = HashMap::new();
+    for address in addresses {
+        // A link that appeared after the links were listed is complete in the next reply.
+        let Some(&link) = numbers.get(&address.link) else { continue };
+        let at = match address.label {
+            Some(label) if label != interfaces[link].name => *labels.entry(label).or_insert_with_key(|label| {
+                let same = interfaces[..links].iter().position(|interface| interface.name == *label);
+                same.unwrap_or_else(|| {
+                    interfaces.push(interfaces[link].labelled(label));
+                    interfaces.len() - 1
+                })
+            }),
+            _ => link,
+        };
+        interfaces[at].ip_addresses.push(IpAddress::new(address.ip, address.prefix));
+    }
+    interfaces
+}
+
+impl From<Link> for Interface {
+    fn from(link: Link) -> Interface {
+        Interface { name: link.name, hardware_address: link.mac, ip_addresses: Vec::new(), statistics: link.statistics }
+    }
+}
+
+impl Interface {
+    /// The entry for a label on this link.
+    fn labelled(&self, label: &str) -> Interface {
+        Interface {
+            name: label.to_owned(),
+            hardware_address: self.hardware_address,
+            ip_addresses: Vec::new(),
+            statistics: None,
+        }
+    }
+}
+
+impl IpAddress {
+    fn new(ip_address: IpAddr, prefix: u8) -> IpAddress {
+        let ip_address_type = if ip_address.is_ipv4() { "ipv4" } else { "ipv6" };
+        IpAddress { ip_address_type, ip_address, prefix }
+    }
+}
+
+/// Lower-case hexadecimal with colons.
+#[expect(clippy::ref_option, reason = "serde calls it")]
+fn mac<S: Serializer>(mac: &Option<[u8; 6]>, out: S) -> std::result::Result<S::Ok, S::Error> {
+    let [a, b, c, d, e, f] = mac.unwrap_or_default();
+    out.collect_str(&format_args!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"))
+}
+
+/// A route; the members of the two families differ.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Route {
+    Ipv4(Ipv4Route),
+    Ipv6(Ipv6Route),
+}
+
+/// Lists the IPv4 routes of the main table and the IPv6 routes of all tables. Where the kernel has
+/// only one of the families, that is the whole reply.
+fn routes(host: &Host, _: args::Empty) -> Result<Vec<Route>> {
+    match (route::ipv4(host), route::ipv6(host)) {
+        (Err(reason), Err(_)) => Err(Error::os(format!("open(\"{}\")", route::IPV4), &reason)),
+        (ipv4, ipv6) => {
+            let ipv4 = ipv4.unwrap_or_default().into_iter().map(Route::Ipv4);
+            let ipv6 = ipv6.unwrap_or_default().into_iter().map(Route::Ipv6);
+            Ok(ipv4.chain(ipv6).collect())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

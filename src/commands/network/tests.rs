@@ -1,0 +1,255 @@
+use std::io;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+use crate::host::fixture::Machine;
+use crate::protocol::reply;
+
+/// The dumps and tables of a guest with a veth pair, a bridge, a tun and a tap, recorded on
+/// little-endian Linux 6.18, and what upstream would answer but for the differences that we want.
+const LINKS: &[u8] = include_bytes!("../../../tests/fixtures/network/links.bin");
+const ADDRESSES: &[u8] = include_bytes!("../../../tests/fixtures/network/addresses.bin");
+const IPV4: &str = include_str!("../../../tests/fixtures/network/route");
+const IPV6: &str = include_str!("../../../tests/fixtures/network/ipv6_route");
+const INTERFACES_REPLY: &str = include_str!("../../../tests/fixtures/network/interfaces.json");
+const ROUTES_REPLY: &str = include_str!("../../../tests/fixtures/network/routes.json");
+
+const RTM_GETLINK: u8 = 18;
+const NLM_F_DUMP_INTR: u8 = 16;
+
+fn json(value: &impl Serialize) -> Value {
+    let mut text = Vec::new();
+    reply::value(&mut text, value);
+    serde_json::from_slice(&text).expect("JSON")
+}
+
+fn golden(text: &str) -> Value {
+    serde_json::from_str(text).expect("JSON")
+}
+
+/// A machine whose route socket answers with these dumps.
+fn machine(links: &[u8], addresses: &[u8]) -> Machine {
+    let machine = Machine::new("");
+    let (links, addresses) = (links.to_vec(), addresses.to_vec());
+    machine
+        .kernel
+        .route(move |request| Ok(vec![if request[4] == RTM_GETLINK { links.clone() } else { addresses.clone() }]));
+    machine
+}
+
+fn listed(machine: &Machine) -> Vec<Interface> {
+    interfaces(&machine.host(), args::Empty {}).expect("a list")
+}
+
+fn named<'a>(list: &'a [Interface], name: &str) -> &'a Interface {
+    list.iter().find(|interface| interface.name == name).expect("an interface")
+}
+
+#[test]
+fn interfaces_are_listed_as_recorded() {
+    assert_eq!(json(&listed(&machine(LINKS, ADDRESSES))), golden(INTERFACES_REPLY));
+}
+
+#[test]
+fn every_link_has_counters_with_or_without_an_address() {
+    let list = listed(&machine(LINKS, ADDRESSES));
+    assert!(named(&list, "tap0").ip_addresses.is_empty());
+    assert!(named(&list, "tap0").statistics.is_some());
+    assert!(list.iter().all(|interface| interface.statistics.is_none() == interface.name.contains(':')));
+}
+
+#[test]
+fn the_loopback_has_an_address_of_zeros_and_a_tunnel_has_none() {
+    let list = listed(&machine(LINKS, ADDRESSES));
+    assert_eq!(named(&list, "lo").hardware_address, Some([0; 6]));
+    assert_eq!(named(&list, "tun0").hardware_address, None);
+}
+
+/// For a link that has two ends, the address is the one of our end.
+#[test]
+fn the_address_of_a_tunnel_is_our_own() {
+    let list = listed(&machine(LINKS, ADDRESSES));
+    let addresses: Vec<String> = named(&list, "tun0").ip_addresses.iter().map(|a| a.ip_address.to_string()).collect();
+    assert_eq!(addresses, ["10.0.0.1", "2001:db8:1::1"]);
+}
+
+/// Messages may come one by one as well as many in a datagram.
+#[test]
+fn the_size_of_datagrams_does_not_matter() {
+    let machine = Machine::new("");
+    machine.kernel.route(|request| {
+        let mut rest = if request[4] == RTM_GETLINK { LINKS } else { ADDRESSES };
+        let mut datagrams = Vec::new();
+        while let Some(length) = rest.first_chunk().map(|length| u32::from_ne_bytes(*length)) {
+            let (message, more) = rest.split_at(usize::try_from(length).expect("small").next_multiple_of(4));
+            datagrams.push(message.to_vec());
+            rest = more;
+        }
+        Ok(datagrams)
+    });
+    assert_eq!(json(&listed(&machine)), golden(INTERFACES_REPLY));
+}
+
+#[test]
+fn a_guest_without_addresses_has_links() {
+    let done = [20_u32.to_ne_bytes(), [3, 0, 2, 0], [0; 4], [0; 4], [0; 4]].concat();
+    let list = listed(&machine(LINKS, &done));
+    assert_eq!(list.len(), 6);
+    assert!(list.iter().all(|interface| interface.ip_addresses.is_empty()));
+}
+
+#[test]
+fn an_address_without_its_link_is_left_out() {
+    let done = [20_u32.to_ne_bytes(), [3, 0, 2, 0], [0; 4], [0; 4], [0; 4]].concat();
+    assert!(listed(&machine(&done, ADDRESSES)).is_empty());
+}
+
+/// The kernel marks messages of a dump during which something changed.
+fn interrupted(dump: &[u8]) -> Vec<u8> {
+    let mut dump = dump.to_vec();
+    dump[6] |= NLM_F_DUMP_INTR;
+    dump
+}
+
+#[test]
+fn an_interrupted_dump_is_taken_again() {
+    let machine = Machine::new("");
+    let mut dumps = 0;
+    machine.kernel.route(move |request| {
+        dumps += 1;
+        let dump = if request[4] == RTM_GETLINK { LINKS } else { ADDRESSES };
+        Ok(vec![if dumps < 6 { interrupted(&dump[..dump.len() / 2]) } else { dump.to_vec() }])
+    });
+    assert_eq!(json(&listed(&machine)), golden(INTERFACES_REPLY));
+}
+
+#[test]
+fn a_guest_that_changes_all_the_time_still_answers() {
+    let machine = machine(&interrupted(LINKS), &interrupted(ADDRESSES));
+    assert_eq!(json(&listed(&machine)), golden(INTERFACES_REPLY));
+}
+
+#[test]
+fn what_the_kernel_refuses_is_an_error() {
+    let refused =
+        [36_u32.to_ne_bytes(), [2, 0, 0, 0], [0; 4], [0; 4], (-1_i32).to_ne_bytes(), [0; 4], [0; 4], [0; 4], [0; 4]];
+    let error = interfaces(&machine(&refused.concat(), ADDRESSES).host(), args::Empty {}).expect_err("refused");
+    assert_eq!(error.desc, "failed to list network interfaces: Operation not permitted");
+}
+
+#[test]
+fn no_socket_is_an_error() {
+    let machine = Machine::new("");
+    machine.kernel.route(|_| Err(io::Error::from_raw_os_error(nix::libc::EAFNOSUPPORT)));
+    let error = interfaces(&machine.host(), args::Empty {}).expect_err("refused");
+    assert_eq!(error.desc, "failed to list network interfaces: Address family not supported by protocol");
+}
+
+/// Against the running kernel, through the real socket.
+#[test]
+fn this_machine_has_a_loopback() {
+    let list = interfaces(&Host::real(), args::Empty {}).expect("a list");
+    assert_eq!(named(&list, "lo").hardware_address, Some([0; 6]));
+    assert!(named(&list, "lo").statistics.is_some());
+}
+
+fn with_tables(ipv4: Option<&str>, ipv6: Option<&str>) -> Machine {
+    let machine = Machine::new("/proc/net/");
+    for (path, table) in [(route::IPV4, ipv4), (route::IPV6, ipv6)] {
+        if let Some(table) = table {
+            machine.file(path, table);
+        }
+    }
+    machine
+}
+
+fn route_list(ipv4: Option<&str>, ipv6: Option<&str>) -> Result<Value> {
+    routes(&with_tables(ipv4, ipv6).host(), args::Empty {}).map(|list| json(&list))
+}
+
+#[test]
+fn routes_are_listed_as_recorded() {
+    assert_eq!(route_list(Some(IPV4), Some(IPV6)), Ok(golden(ROUTES_REPLY)));
+}
+
+#[test]
+fn a_kernel_without_one_family_has_the_routes_of_the_other() {
+    let version = |list: Result<Value>| {
+        let list = list.expect("a list");
+        let mut versions: Vec<_> = list.as_array().expect("a list").iter().map(|r| r["version"].clone()).collect();
+        versions.dedup();
+        versions
+    };
+    assert_eq!(version(route_list(Some(IPV4), None)), [4]);
+    assert_eq!(version(route_list(None, Some(IPV6))), [6]);
+}
+
+#[test]
+fn no_table_at_all_is_an_error() {
+    let error = route_list(None, None).expect_err("no tables");
+    assert_eq!(error.desc, "open(\"/proc/net/route\"): No such file or directory");
+}
+
+#[test]
+fn no_routes_are_an_empty_list() {
+    assert_eq!(route_list(Some("Iface\tDestination\n"), Some("")), Ok(golden("[]")));
+}
+
+/// Upstream extends the sign of flags with bit 31, and prints the largest metric as -1.
+#[test]
+fn flags_and_metrics_are_unsigned() {
+    let line = "00000000000000000000000000000001 80 00000000000000000000000000000000 00 \
+                00000000000000000000000000000000 ffffffff 00000002 00000000 80200001       lo\n";
+    let list = route_list(None, Some(line)).expect("a list");
+    assert_eq!(list[0]["flags"], 0x8020_0001_u32);
+    assert_eq!(list[0]["metric"], u32::MAX);
+    let line = "Iface\neth0\t00000000\t010200C0\t0003\t0\t0\t-1\t00000000\t0\t0\t0\n";
+    assert_eq!(route_list(Some(line), None).expect("a list")[0]["metric"], u32::MAX);
+}
+
+#[test]
+fn a_line_that_makes_no_sense_is_left_out() {
+    let garbage = format!("{IPV4}eth0 zz\n\n{}", IPV4.lines().last().expect("a line"));
+    let list = route_list(Some(&garbage), None).expect("a list");
+    assert_eq!(list.as_array().expect("a list").len(), IPV4.lines().count());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever the kernel sends: no panic, and what is not damaged is still there.
+    #[test]
+    fn damaged_dumps_are_read_as_far_as_they_go(at in 0..LINKS.len(), byte: u8, end in 0..=LINKS.len()) {
+        let mut links = LINKS.to_vec();
+        links[at] = byte;
+        // An error code makes the whole dump an error, which is fine, too.
+        let _ = interfaces(&machine(&links[..end], ADDRESSES).host(), args::Empty {});
+        let mut addresses = ADDRESSES.to_vec();
+        let (at, end) = (at % addresses.len(), end % (addresses.len() + 1));
+        addresses[at] = byte;
+        let _ = interfaces(&machine(LINKS, &addresses[..end]).host(), args::Empty {});
+    }
+
+    #[test]
+    fn noise_is_no_interface(noise in prop::collection::vec(any::<u8>(), 0..256)) {
+        let _ = interfaces(&machine(&noise, &noise).host(), args::Empty {});
+    }
+
+    #[test]
+    fn noise_is_no_route(noise in prop::collection::vec(any::<u8>(), 0..512)) {
+        let machine = with_tables(Some(""), None);
+        machine.file(route::IPV4, &noise);
+        machine.file(route::IPV6, &noise);
+        let answered = routes(&machine.host(), args::Empty {}).is_ok();
+        prop_assert!(answered);
+    }
+
+    #[test]
+    fn cut_tables_keep_the_lines_before_the_cut(end in 0..IPV6.len()) {
+        let list = route_list(None, Some(&IPV6[..end])).expect("a list");
+        let whole = IPV6[..end].matches('\n').count();
+        prop_assert!(list.as_array().expect("a list").len() >= whole);
+    }
+}
