@@ -13,6 +13,7 @@ use qemu_ga::cli::{self, Stop};
 use qemu_ga::config::{Config, ConfigError};
 use qemu_ga::daemon::{self, Activated, ActivationError, Lifecycle, PidFileError};
 use qemu_ga::host::Host;
+use qemu_ga::host::linux::authorized_keys::worker;
 use qemu_ga::host::linux::malloc;
 use qemu_ga::log::{self, LogControl};
 use qemu_ga::protocol::error::os_reason;
@@ -21,6 +22,9 @@ use qemu_ga::{commands, serve};
 use tracing::{error, info, warn};
 
 fn main() -> ExitCode {
+    if worker::main_if_asked() {
+        return ExitCode::SUCCESS;
+    }
     malloc::tune();
     let log = log::init();
     start(&log).map_or_else(

@@ -23,7 +23,9 @@ pub mod golden;
 pub mod memory;
 pub mod network;
 pub mod os;
+pub mod password;
 pub mod power;
+pub mod ssh;
 pub mod time;
 pub mod user;
 #[cfg(test)]
@@ -42,6 +44,8 @@ pub static GROUPS: &[&[Command]] = &[
     cpu::COMMANDS,
     memory::COMMANDS,
     exec::COMMANDS,
+    password::COMMANDS,
+    ssh::COMMANDS,
     os::COMMANDS,
     user::COMMANDS,
 ];

@@ -1,6 +1,7 @@
 //! Readers of the Linux kernel's files: one file for each source.
 
 pub mod address;
+pub mod authorized_keys;
 pub mod block;
 pub mod btrfs;
 pub mod cpu;
@@ -16,6 +17,7 @@ pub mod os_release;
 pub mod power;
 pub mod route;
 pub mod rtc;
+pub mod selinux;
 pub mod serial;
 pub mod spawn;
 pub mod timezone;

@@ -1,0 +1,202 @@
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+
+fn home(text: Option<&[u8]>) -> TempDir {
+    let home = tempfile::tempdir().expect("a directory");
+    if let Some(text) = text {
+        fs::create_dir(home.path().join(".ssh")).expect("a directory");
+        fs::write(file(&home), text).expect("a file");
+    }
+    home
+}
+
+fn file(home: &TempDir) -> PathBuf {
+    home.path().join(".ssh/authorized_keys")
+}
+
+fn text(home: &TempDir) -> String {
+    fs::read_to_string(file(home)).expect("a file")
+}
+
+fn mode(path: impl AsRef<Path>) -> u32 {
+    fs::metadata(path).expect("it is there").mode() & 0o7777
+}
+
+fn set_mode(path: impl AsRef<Path>, mode: u32) {
+    fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("chmod");
+}
+
+fn get(home: &TempDir) -> Result<Vec<String>, String> {
+    perform(home.path(), &Action::Get)
+}
+
+fn add(home: &TempDir, keys: &[&str], reset: bool) -> Result<(), String> {
+    let keys = keys.iter().map(|&key| key.to_owned()).collect();
+    perform(home.path(), &Action::Add { keys, reset }).map(|keys| assert!(keys.is_empty()))
+}
+
+fn remove(home: &TempDir, keys: &[&str]) -> Result<(), String> {
+    let keys = keys.iter().map(|&key| key.to_owned()).collect();
+    perform(home.path(), &Action::Remove { keys }).map(|keys| assert!(keys.is_empty()))
+}
+
+#[test]
+fn keys_come_in_the_order_of_the_file() {
+    let home = home(Some(b"# a comment\n\n  ssh-rsa A one  \r\nfrom=\"x\" ssh-rsa B\n #no\nssh-rsa C"));
+    let expected = ["ssh-rsa A one", "from=\"x\" ssh-rsa B", "ssh-rsa C"];
+    assert_eq!(get(&home), Ok(expected.map(str::to_owned).to_vec()));
+}
+
+#[test]
+fn a_missing_file_is_an_error_for_get_only() {
+    let home = home(None);
+    let path = file(&home);
+    let path = path.display();
+    let expected =
+        format!("failed to read '{path}': Failed to open file \u{201c}{path}\u{201d}: No such file or directory");
+    assert_eq!(get(&home), Err(expected));
+    assert_eq!(remove(&home, &["ssh-rsa A"]), Ok(()));
+    assert!(!home.path().join(".ssh").exists());
+}
+
+#[test]
+fn the_directory_and_the_file_are_made_for_the_user_alone() {
+    let home = home(None);
+    assert_eq!(add(&home, &["ssh-rsa A", "ssh-rsa B", "ssh-rsa A"], false), Ok(()));
+    assert_eq!(text(&home), "ssh-rsa A\nssh-rsa B\n");
+    assert_eq!((mode(home.path().join(".ssh")), mode(file(&home))), (0o700, 0o600));
+    let names: Vec<_> = fs::read_dir(home.path().join(".ssh")).expect("a directory").collect();
+    assert_eq!(names.len(), 1, "a temporary file stayed: {names:?}");
+}
+
+#[test]
+fn foreign_lines_stay_byte_for_byte() {
+    let foreign = b"# mine\r\n\n\xff\xfe no text\nrestrict ssh-rsa A me \n".as_slice();
+    let home = home(Some(foreign));
+    assert_eq!(add(&home, &["ssh-rsa B"], false), Ok(()));
+    assert_eq!(fs::read(file(&home)).expect("a file"), [foreign, b"ssh-rsa B\n"].concat());
+    assert_eq!(remove(&home, &["ssh-rsa B"]), Ok(()));
+    assert_eq!(fs::read(file(&home)).expect("a file"), foreign);
+}
+
+#[test]
+fn a_last_line_without_end_is_ended() {
+    let home = home(Some(b"ssh-rsa A"));
+    assert_eq!(add(&home, &["ssh-rsa B"], false), Ok(()));
+    assert_eq!(text(&home), "ssh-rsa A\nssh-rsa B\n");
+}
+
+#[test]
+fn what_get_lists_can_be_removed() {
+    let home = home(Some(b"  ssh-rsa A \r\nssh-rsa B\n"));
+    let keys = get(&home).expect("keys");
+    assert_eq!(remove(&home, &[&keys[0]]), Ok(()));
+    assert_eq!(text(&home), "ssh-rsa B\n");
+}
+
+#[test]
+fn a_reset_replaces_all() {
+    let home = home(Some(b"# x\nssh-rsa A\n"));
+    assert_eq!(add(&home, &["ssh-rsa B"], true), Ok(()));
+    assert_eq!(text(&home), "ssh-rsa B\n");
+    assert_eq!(add(&home, &[], true), Ok(()));
+    assert_eq!(text(&home), "");
+}
+
+#[test]
+fn nothing_to_do_leaves_the_file_alone() {
+    let home = home(Some(b"ssh-rsa A\n"));
+    let before = fs::metadata(file(&home)).expect("a file").ino();
+    assert_eq!(add(&home, &["ssh-rsa A"], false), Ok(()));
+    assert_eq!(remove(&home, &["ssh-rsa B"]), Ok(()));
+    assert_eq!(fs::metadata(file(&home)).expect("a file").ino(), before);
+}
+
+#[test]
+fn what_sshd_would_distrust_is_mended() {
+    let home = home(Some(b"ssh-rsa A\n"));
+    set_mode(home.path().join(".ssh"), 0o775);
+    set_mode(file(&home), 0o666);
+    assert_eq!(add(&home, &["ssh-rsa A"], false), Ok(()));
+    assert_eq!((mode(home.path().join(".ssh")), mode(file(&home))), (0o755, 0o644));
+}
+
+#[test]
+fn links_out_of_the_home_are_refused_and_nothing_is_written() {
+    let outside = home(Some(b"ssh-rsa A\n"));
+    for (link, target) in [
+        (".ssh", outside.path().join(".ssh")),
+        (".ssh/authorized_keys", outside.path().join(".ssh/authorized_keys")),
+        (".ssh", PathBuf::from("../..")),
+    ] {
+        let home = home(None);
+        let link = home.path().join(link);
+        fs::create_dir_all(link.parent().expect("a parent")).expect("a directory");
+        symlink(&target, &link).expect("a link");
+        for result in [get(&home).map(drop), add(&home, &["ssh-rsa B"], true), remove(&home, &["ssh-rsa A"])] {
+            let error = result.expect_err("refused");
+            assert!(error.ends_with("A symbolic link leads out of the home directory"), "{error}");
+        }
+    }
+    assert_eq!(text(&outside), "ssh-rsa A\n");
+}
+
+#[test]
+fn a_link_inside_the_home_is_followed() {
+    let home = home(None);
+    fs::create_dir(home.path().join("dotfiles")).expect("a directory");
+    symlink("dotfiles", home.path().join(".ssh")).expect("a link");
+    assert_eq!(add(&home, &["ssh-rsa A"], false), Ok(()));
+    assert_eq!(fs::read_to_string(home.path().join("dotfiles/authorized_keys")).expect("a file"), "ssh-rsa A\n");
+}
+
+#[test]
+fn what_is_no_file_is_an_error_and_is_not_replaced() {
+    let home = home(None);
+    fs::create_dir_all(file(&home)).expect("a directory");
+    assert!(get(&home).is_err());
+    assert!(add(&home, &["ssh-rsa A"], false).is_err());
+    fs::remove_dir(file(&home)).expect("an empty directory");
+    nix::unistd::mkfifo(&file(&home), Mode::S_IRWXU).expect("a FIFO");
+    assert!(get(&home).is_err(), "and does not hang");
+    assert!(add(&home, &["ssh-rsa A"], false).is_err());
+    assert!(fs::metadata(file(&home)).is_ok());
+}
+
+#[test]
+fn a_file_of_gigabytes_is_not_read() {
+    let home = home(Some(b""));
+    fs::File::options().write(true).open(file(&home)).and_then(|f| f.set_len(1 << 40)).expect("a sparse file");
+    assert!(get(&home).expect_err("refused").contains("File too large"));
+    assert!(add(&home, &["ssh-rsa A"], false).is_err());
+}
+
+#[test]
+fn a_home_that_is_not_there_is_named() {
+    let gone = Path::new("/nonexistent/ghost");
+    let keys = vec!["ssh-rsa A".to_owned()];
+    let error = perform(gone, &Action::Add { keys, reset: false }).expect_err("no home");
+    assert_eq!(error, "failed to create directory '/nonexistent/ghost/.ssh': No such file or directory");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_file_keeps_its_lines(old in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let home = home(Some(&old));
+        prop_assert!(get(&home).is_ok());
+        let key = "ssh-ed25519 KEY";
+        prop_assert_eq!(add(&home, &[key], false), Ok(()));
+        let new = fs::read(file(&home)).expect("a file");
+        prop_assert!(new.starts_with(&old));
+        prop_assert!(new.ends_with(b"ssh-ed25519 KEY\n"));
+        prop_assert_eq!(remove(&home, &[key]), Ok(()));
+        prop_assert_eq!(get(&home).is_ok_and(|keys| keys.iter().any(|k| k == key)), false);
+    }
+}
