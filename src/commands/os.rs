@@ -4,17 +4,17 @@ use std::ffi::OsStr;
 
 use serde::Serialize;
 
-use super::{Command, Ctx};
+use super::{Command, Ctx, Lane};
 use crate::host::Host;
 use crate::host::linux::{os_release, timezone::Zone};
 use crate::protocol::args;
 use crate::protocol::error::{Error, Result};
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::new("guest-get-host-name", |cx, a| cx.call(host_name, a)),
+    Command::new("guest-get-host-name", |cx, a| cx.call(host_name, a)).lane(Lane::Inline),
     Command::new("guest-get-osinfo", |cx, a| cx.call(os_info, a)),
     Command::new("guest-get-timezone", |cx, a| cx.call(timezone, a)),
-    Command::new("guest-get-load", |cx, a| cx.call(load, a)),
+    Command::new("guest-get-load", |cx, a| cx.call(load, a)).lane(Lane::Inline),
 ];
 
 #[derive(Serialize)]
@@ -93,7 +93,8 @@ fn describe(host: &Host, file: Option<&OsStr>) -> Result<OsInfo> {
 
 #[derive(Serialize)]
 struct TimeZone {
-    zone: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zone: Option<String>,
     /// Seconds east of UTC, now.
     offset: i32,
 }
@@ -107,7 +108,7 @@ fn timezone(cx: &Ctx<'_>, _: args::Empty) -> Result<TimeZone> {
 fn zone_now(host: &Host, variable: Option<&OsStr>) -> TimeZone {
     let seconds = host.kernel().now().div_euclid(1_000_000_000);
     let (offset, zone) = Zone::local(host, variable).at(seconds);
-    TimeZone { zone, offset }
+    TimeZone { zone: Some(zone).filter(|zone| !zone.is_empty()), offset }
 }
 
 #[derive(Serialize)]

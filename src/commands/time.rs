@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Command, Ctx, Empty};
+use super::{Command, Ctx, Empty, Lane};
 use crate::host::Host;
 use crate::host::linux::rtc::{self, Rtc};
 use crate::host::linux::timezone::Zone;
@@ -13,7 +13,7 @@ use crate::protocol::args;
 use crate::protocol::error::{Error, Result};
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::new("guest-get-time", |cx, a| cx.call(get_time, a)),
+    Command::new("guest-get-time", |cx, a| cx.call(get_time, a)).lane(Lane::Inline),
     Command::new("guest-set-time", |cx, a| cx.call(set_time, a)),
 ];
 
@@ -53,7 +53,10 @@ fn set_both(host: &Host, time: i64) -> Result<()> {
 }
 
 fn set_system(host: &Host, time: i64) -> Result<()> {
-    host.kernel().set_now(time).map_err(|reason| Error::os("Failed to set time to guest", &reason))
+    host.kernel().set_now(time).map_err(|reason| match reason.raw_os_error() {
+        Some(nix::libc::EOVERFLOW) => Error::new(format!("Time {time} is too large")),
+        _ => Error::os("Failed to set time to guest", &reason),
+    })
 }
 
 fn set_hardware(host: &Host, seconds: i64) -> Result<()> {

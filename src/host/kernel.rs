@@ -25,7 +25,8 @@ pub trait Kernel: Send + Sync {
     /// The system time in nanoseconds since 1970, UTC.
     fn now(&self) -> i64;
 
-    /// Sets the system time, in nanoseconds since 1970, UTC.
+    /// Sets the system time, in nanoseconds since 1970, UTC; `EOVERFLOW` for a time that the
+    /// system's type of time cannot express.
     fn set_now(&self, nanoseconds: i64) -> io::Result<()>;
 
     /// Waits. Here so that a test can let time pass without waiting.
@@ -140,9 +141,16 @@ impl Kernel for Linux {
     }
 
     fn set_now(&self, nanoseconds: i64) -> io::Result<()> {
-        use nix::sys::time::{TimeSpec, TimeValLike};
+        use nix::errno::Errno;
+        use nix::sys::time::TimeSpec;
         use nix::time::{ClockId, clock_settime};
-        clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::nanoseconds(nanoseconds))?;
+        let (seconds, rest) = (nanoseconds.div_euclid(1_000_000_000), nanoseconds.rem_euclid(1_000_000_000));
+        #[allow(clippy::useless_conversion, reason = "time_t and long have 32 bits on some targets")]
+        let time = match (seconds.try_into(), rest.try_into()) {
+            (Ok(seconds), Ok(rest)) => TimeSpec::new(seconds, rest),
+            _ => return Err(Errno::EOVERFLOW.into()),
+        };
+        clock_settime(ClockId::CLOCK_REALTIME, time)?;
         Ok(())
     }
 

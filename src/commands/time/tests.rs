@@ -45,6 +45,14 @@ impl Guest {
 
 const CLOCK: &[(&str, &str)] = &[("/sys/class/rtc/rtc0/since_epoch", "1700000100\n"), ("/dev/rtc0", "")];
 
+#[test]
+fn a_time_that_the_system_cannot_express() {
+    let guest = Guest::new(CLOCK);
+    guest.kernel.script(|_| Some(std::io::Error::from_raw_os_error(nix::libc::EOVERFLOW)));
+    let error = guest.set(Some(i64::MAX)).expect_err("too large");
+    assert_eq!(error, "Time 9223372036854775807 is too large");
+}
+
 fn refuse(effect: &Effect, system: bool) -> Option<std::io::Error> {
     let refused = matches!(effect, Effect::SetTime(_)) == system;
     refused.then(|| std::io::Error::from_raw_os_error(nix::libc::EPERM))
