@@ -41,7 +41,7 @@ fn list(host: &Host) -> Result<Vec<Disk>> {
     let devices = Device::disks(host).map_err(|error| Error::os("Can't open directory \"/sys/block\"", &error))?;
     let serials = Serials::new(host);
     let mut disks = Vec::new();
-    for device in devices.iter().filter(|device| device.has_size(host)) {
+    for device in &devices {
         let nodes = |devices: Vec<Device>| devices.iter().map(Device::node).collect();
         disks.push(Disk {
             name: device.node(),

@@ -54,23 +54,21 @@ fn fsinfo(cx: &Ctx<'_>, _: args::Empty) -> Result<Vec<FsInfo>> {
 fn list(host: &Host) -> Result<Vec<FsInfo>> {
     let mut mounts = mounts::local_and_pools(host).map_err(|error| no_mount_table(&error))?;
     mounts.reverse();
-    // Sizes are asked for on a helper thread while we look the disks up. What lies behind a
-    // covered mount point is not the file system meant.
-    let reachable = mounts.iter().filter(|mount| !mount.covered);
-    let points = reachable.map(|mount| host.path(&mount.point)).collect();
+    // Sizes that might take for ever are asked for on a helper thread, while we look disks up.
+    // What lies behind a covered mount point is not the file system meant.
+    let slow: Vec<_> = (0..mounts.len()).filter(|&i| !mounts[i].covered && !mounts[i].prompt).collect();
+    let points = slow.iter().map(|&index| host.path(&mounts[index].point)).collect();
     let kernel = host.kernel_handle();
     let pending = host.patience().start(points, move |point| kernel.usage(point));
 
     let serials = Serials::new(host);
     let mut list: Vec<_> = mounts.iter().map(|mount| describe(host, &serials, mount)).collect();
 
-    let mut sizes = pending.wait().into_iter();
-    for (mount, info) in mounts.iter().zip(&mut list) {
-        if !mount.covered {
-            if let Some(Ok(usage)) = sizes.next().flatten() {
-                info.set_sizes(usage);
-            }
-        }
+    for (mount, info) in mounts.iter().zip(&mut list).filter(|(mount, _)| !mount.covered && mount.prompt) {
+        info.set_sizes(host.kernel().usage(&host.path(&mount.point)).ok());
+    }
+    for (index, usage) in slow.into_iter().zip(pending.wait()) {
+        list[index].set_sizes(usage.and_then(io::Result::ok));
     }
     Ok(list)
 }
@@ -114,7 +112,8 @@ fn describe(host: &Host, serials: &Serials<'_>, mount: &Mount) -> FsInfo {
 }
 
 impl FsInfo {
-    fn set_sizes(&mut self, usage: Usage) {
+    fn set_sizes(&mut self, usage: Option<Usage>) {
+        let Some(usage) = usage else { return };
         let used = usage.total.saturating_sub(usage.free);
         self.used_bytes = Some(used);
         self.total_bytes = Some(used.saturating_add(usage.available));

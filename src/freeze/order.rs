@@ -99,6 +99,7 @@ mod tests {
             source: "/dev/x".into(),
             read_only: false,
             covered: false,
+            prompt: false,
             also: Vec::new(),
         }
     }

@@ -69,7 +69,8 @@ impl Host {
 
     /// A whole file, bounded in size.
     pub fn read(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
-        let mut data = Vec::new();
+        // A page, which is all that an attribute can have: one read and no growing for most files.
+        let mut data = Vec::with_capacity(4096);
         fs::File::open(self.path(path))?.take(FILE_LIMIT).read_to_end(&mut data)?;
         Ok(data)
     }
@@ -83,9 +84,12 @@ impl Host {
         })
     }
 
-    /// A one-line file such as an attribute in `/sys`, without the white space around it.
+    /// A one-line file such as an attribute in `/sys`, without the white space around it. It is a
+    /// page at most and comes in one read.
     pub fn read_attribute(&self, path: impl AsRef<Path>) -> io::Result<String> {
-        self.read_text(path).map(|text| text.trim().to_owned())
+        let mut page = [0; 4096];
+        let length = fs::File::open(self.path(path))?.read(&mut page)?;
+        Ok(String::from_utf8_lossy(&page[..length]).trim().to_owned())
     }
 
     /// The names in a directory, sorted.

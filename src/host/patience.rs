@@ -3,9 +3,13 @@
 //! Such calls run on a helper thread, and the reply waits for it only so long (O11). A thread that
 //! hangs can't be ended; it is left alone and another one does what is left. While it hangs, nobody
 //! else is sent after the same object, so that there is at most one stuck thread for each.
+//!
+//! A helper waits for more work for a moment, because starting a thread costs more than the calls.
 
 use std::collections::HashSet;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,13 +20,17 @@ const ONE: Duration = Duration::from_millis(300);
 /// All calls for one reply together may take this long; clients give up after a second.
 const ALL: Duration = Duration::from_millis(700);
 
+/// A helper with nothing to do ends after this time.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// Helper threads do little; the default of 2 MiB would show in the agent's address space.
 const STACK: usize = 128 << 10;
 
-/// Knows the objects in which a helper thread hangs. Clones share what they know.
-#[derive(Clone, Debug, Default)]
+/// Knows the objects in which a helper thread hangs, and the helpers with nothing to do.
+#[derive(Debug, Default)]
 pub struct Patience {
     stuck: Arc<Mutex<HashSet<PathBuf>>>,
+    helpers: Helpers,
 }
 
 impl Patience {
@@ -38,6 +46,7 @@ impl Patience {
             objects,
             call: Box::new(call),
             stuck: Arc::clone(&self.stuck),
+            helpers: self.helpers.clone(),
             progress: Mutex::new(progress),
             finished: Condvar::new(),
         });
@@ -96,6 +105,7 @@ struct Work<T> {
     objects: Vec<PathBuf>,
     call: Box<dyn Fn(&Path) -> T + Send + Sync>,
     stuck: Arc<Mutex<HashSet<PathBuf>>>,
+    helpers: Helpers,
     progress: Mutex<Progress<T>>,
     finished: Condvar,
 }
@@ -112,11 +122,10 @@ struct Progress<T> {
 }
 
 impl<T: Send + 'static> Work<T> {
-    /// Starts a helper. Without one the results stay empty, which is what the caller copes with.
+    /// Puts a helper to work. Without one the results stay empty, which is what the caller copes with.
     fn help(work: &Arc<Self>, helper: usize) {
-        let thread = thread::Builder::new().name("patience".to_owned()).stack_size(STACK);
         let of_thread = Arc::clone(work);
-        if thread.spawn(move || of_thread.run(helper)).is_err() {
+        if work.helpers.run(Box::new(move || of_thread.run(helper))).is_err() {
             lock(&work.progress).next = work.objects.len() + 1;
         }
     }
@@ -148,6 +157,57 @@ impl<T: Send + 'static> Work<T> {
     }
 }
 
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Threads that wait for work. Clones share them.
+#[derive(Clone, Debug, Default)]
+struct Helpers(Arc<Mutex<Vec<(thread::ThreadId, Sender<Job>)>>>);
+
+impl Helpers {
+    /// Has a thread do a job.
+    fn run(&self, job: Job) -> io::Result<()> {
+        let idle = lock(&self.0).pop();
+        let job = match idle {
+            None => job,
+            // One that was in the list waits for what is sent.
+            Some((_, helper)) => match helper.send(job) {
+                Ok(()) => return Ok(()),
+                Err(mpsc::SendError(job)) => job,
+            },
+        };
+        let helpers = self.clone();
+        let thread = thread::Builder::new().name("patience".to_owned()).stack_size(STACK);
+        thread.spawn(move || helpers.serve(job)).map(drop)
+    }
+
+    /// Does one job after the other, until there is none for a while.
+    fn serve(&self, first: Job) {
+        let id = thread::current().id();
+        let (sender, jobs) = mpsc::channel::<Job>();
+        let mut job = first;
+        loop {
+            job();
+            lock(&self.0).push((id, sender.clone()));
+            job = match jobs.recv_timeout(LINGER) {
+                Ok(next) => next,
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    let mut idle = lock(&self.0);
+                    let listed = idle.len();
+                    idle.retain(|(helper, _)| *helper != id);
+                    if idle.len() < listed {
+                        return;
+                    }
+                    drop(idle);
+                    // Somebody has just taken us from the list: a job is on its way.
+                    let Ok(next) = jobs.recv() else { return };
+                    next
+                }
+            };
+        }
+    }
+}
+
 /// Takes the mark off an object when the call returned, or panicked.
 struct Mark<'a> {
     stuck: &'a Mutex<HashSet<PathBuf>>,
@@ -168,7 +228,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::mpsc;
 
     fn paths(names: &[&str]) -> Vec<PathBuf> {
         names.iter().map(PathBuf::from).collect()
@@ -226,6 +285,17 @@ mod tests {
         assert_eq!(pending.wait(), [None; 5]);
         assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
         drop(release);
+    }
+
+    #[test]
+    fn a_helper_is_used_again() {
+        let patience = Patience::default();
+        let who = |patience: &Patience| patience.one("x", |_| thread::current().id());
+        let first = who(&patience);
+        while lock(&patience.helpers.0).is_empty() {
+            thread::yield_now();
+        }
+        assert_eq!(who(&patience), first);
     }
 
     #[test]

@@ -84,7 +84,7 @@ fn a_covered_mount_has_not_the_sizes_of_what_covers_it() {
 #[test]
 fn more_used_than_there_is_does_not_wrap() {
     let mut info = list(&Machine::load("ccw").host()).expect("file systems").remove(0);
-    info.set_sizes(Usage { total: 1, free: 2, available: u64::MAX });
+    info.set_sizes(Some(Usage { total: 1, free: 2, available: u64::MAX }));
     assert_eq!((info.used_bytes, info.total_bytes), (Some(0), Some(u64::MAX)));
 }
 

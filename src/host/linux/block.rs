@@ -4,6 +4,7 @@
 //! says nearly everything about how it is attached.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 
@@ -22,12 +23,19 @@ impl Device {
         Device::by_link(host, "/sys/dev/block", &format!("{major}:{minor}"))
     }
 
-    /// All disks, virtual ones included, sorted by name. Partitions are not among them.
+    /// All disks with something on them, virtual ones included, sorted by name. Partitions are not
+    /// among them, nor are drives without a medium and loop devices without a file.
     ///
     /// # Errors
     /// Only when there is no directory to read.
     pub fn disks(host: &Host) -> io::Result<Vec<Device>> {
-        linked(host, "/sys/block")
+        let names = host.list("/sys/block")?;
+        let device = |name: &OsString| {
+            let name = name.to_str()?;
+            let size = host.read_attribute(format!("/sys/block/{name}/size")).ok()?;
+            if size == "0" { None } else { Device::by_link(host, "/sys/block", name) }
+        };
+        Ok(names.iter().filter_map(device).collect())
     }
 
     /// The device that a link in a directory of `/sys` points to.
@@ -104,15 +112,10 @@ impl Device {
         partitions.map(|name| Device { path: format!("{}/{name}", self.path) }).collect()
     }
 
-    /// Whether there is anything on it: a drive has a medium, a loop device a file.
-    pub fn has_size(&self, host: &Host) -> bool {
-        host.read(format!("{}/size", self.path)).is_ok_and(|size| size.trim_ascii() != b"0")
-    }
-
     /// Whether the disk can be told which blocks hold nothing; true when unknown.
     pub fn discards(&self, host: &Host) -> bool {
-        let limit = host.read(format!("{}/queue/discard_max_bytes", self.disk_path()));
-        limit.map_or(true, |limit| limit.trim_ascii() != b"0")
+        let limit = host.read_attribute(format!("{}/queue/discard_max_bytes", self.disk_path()));
+        limit.map_or(true, |limit| limit != "0")
     }
 
     /// The name that device-mapper was given for it.
@@ -264,9 +267,7 @@ mod tests {
         );
         let host = machine.host();
         let disks = Device::disks(&host).expect("disks");
-        assert_eq!(names(&disks), ["gone", "sr0", "vda"]);
-        let used: Vec<_> = disks.into_iter().filter(|disk| disk.has_size(&host)).collect();
-        assert_eq!(names(&used), ["vda"]);
-        assert_eq!(names(&used[0].partitions(&host)), ["vda1", "vda2"]);
+        assert_eq!(names(&disks), ["vda"]);
+        assert_eq!(names(&disks[0].partitions(&host)), ["vda1", "vda2"]);
     }
 }

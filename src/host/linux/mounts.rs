@@ -4,6 +4,7 @@
 //! one byte that is no UTF-8 into an error for the whole table, and makes two hash maps for each
 //! line. Here a line that makes no sense is left out, and nothing else.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -37,6 +38,8 @@ pub struct Mount {
     pub read_only: bool,
     /// Cannot be reached by its path: something else was mounted over it later.
     pub covered: bool,
+    /// Looking its path up and asking how full it is needs no server and no disk, so neither can hang.
+    pub prompt: bool,
     /// Further places where the same file system is mounted; only [`local`] fills this.
     pub also: Vec<PathBuf>,
 }
@@ -53,9 +56,10 @@ impl Mount {
 /// # Errors
 /// Only when there is no table to read.
 pub fn all(host: &Host) -> io::Result<Vec<Mount>> {
-    let mut mounts = parse(&host.read("/proc/self/mountinfo")?);
-    mark_covered(&mut mounts);
-    Ok(mounts)
+    let text = host.read("/proc/self/mountinfo")?;
+    let lines = parse(&text);
+    let tree = Tree::new(&lines);
+    Ok(lines.iter().map(|line| tree.mount(line)).collect())
 }
 
 /// The file systems on block devices, each once, at the place where it was mounted first.
@@ -66,7 +70,7 @@ pub fn all(host: &Host) -> io::Result<Vec<Mount>> {
 /// # Errors
 /// Only when there is no table to read.
 pub fn local(host: &Host) -> io::Result<Vec<Mount>> {
-    Ok(select(host, all(host)?, |_| false))
+    select(host, |_| false)
 }
 
 /// As [`local`], and those whose disks the kernel does not tell: zfs, bcachefs, ubifs, and btrfs
@@ -75,52 +79,53 @@ pub fn local(host: &Host) -> io::Result<Vec<Mount>> {
 /// # Errors
 /// Only when there is no table to read.
 pub fn local_and_pools(host: &Host) -> io::Result<Vec<Mount>> {
-    let is_pool = |mount: &Mount| match mount.fs_type.as_str() {
+    select(host, |line| match line.fs_type {
         // Snapshots are mounted when somebody looks at them, by the hundred.
-        "zfs" => !mount.source.as_bytes().contains(&b'@'),
-        "bcachefs" | "btrfs" | "ubifs" => true,
+        b"zfs" => !line.source.contains(&b'@'),
+        b"bcachefs" | b"btrfs" | b"ubifs" => true,
         _ => false,
-    };
-    Ok(select(host, all(host)?, is_pool))
+    })
 }
 
 /// Picks those on block devices, and others that `wanted` asks for; each file system once.
-fn select(host: &Host, mounts: Vec<Mount>, wanted: impl Fn(&Mount) -> bool) -> Vec<Mount> {
+fn select(host: &Host, wanted: impl Fn(&Line<'_>) -> bool) -> io::Result<Vec<Mount>> {
+    let text = host.read("/proc/self/mountinfo")?;
+    let lines = parse(&text);
+    let tree = Tree::new(&lines);
     let mut first: HashMap<Dev, usize> = HashMap::new();
     let mut local: Vec<Mount> = Vec::new();
-    for mut mount in mounts {
-        let own = mount.dev;
+    for line in &lines {
         // Asked first, so that a hundred subvolumes cost one look at the source, and a file system
         // on several devices stays one whichever of them is named.
-        if let Some(&index) = first.get(&own) {
-            local[index].also.push(mount.point);
+        if let Some(&first) = first.get(&line.dev) {
+            local[first].also.push(line.point());
             continue;
         }
-        if own.0 == 0 {
-            let source = if mount.fs_type == "btrfs" { block_device(host, &mount.source) } else { None };
+        let mut dev = line.dev;
+        if dev.0 == 0 {
+            let source = if line.fs_type == b"btrfs" { block_device(host, &unescape(line.source)) } else { None };
             match source {
-                Some(dev) => mount.dev = dev,
-                None if wanted(&mount) => {}
+                Some(source) => dev = source,
+                None if wanted(line) => {}
                 None => continue,
             }
         }
-        if let Some(&index) = first.get(&mount.dev) {
-            first.insert(own, index);
-            local[index].also.push(mount.point);
-            continue;
+        let known = *first.entry(dev).or_insert(local.len());
+        first.insert(line.dev, known);
+        match local.get_mut(known) {
+            Some(mount) => mount.also.push(line.point()),
+            None => local.push(Mount { dev, ..tree.mount(line) }),
         }
-        first.insert(own, local.len());
-        first.insert(mount.dev, local.len());
-        local.push(mount);
     }
-    local
+    Ok(local)
 }
 
 /// The number of the block device that a mount names as its source.
-fn block_device(host: &Host, source: &OsStr) -> Option<Dev> {
-    if !source.as_bytes().starts_with(b"/") {
+fn block_device(host: &Host, source: &[u8]) -> Option<Dev> {
+    if !source.starts_with(b"/") {
         return None;
     }
+    let source = OsStr::from_bytes(source);
     if let Ok(node) = std::fs::metadata(host.path(source)) {
         if node.file_type().is_block_device() {
             return dev_of(node.rdev());
@@ -139,37 +144,133 @@ fn dev_of(rdev: u64) -> Option<Dev> {
     Some((major, minor))
 }
 
-/// The lines that make sense.
-fn parse(table: &[u8]) -> Vec<Mount> {
-    table.split(|&b| b == b'\n').filter_map(parse_line).collect()
+/// One line, as it stands there. Most lines are looked at and dropped, so nothing is copied.
+struct Line<'t> {
+    id: u64,
+    parent: u64,
+    dev: Dev,
+    root: &'t [u8],
+    /// Not escaped any more.
+    point: Cow<'t, [u8]>,
+    fs_type: &'t [u8],
+    source: &'t [u8],
+    read_only: bool,
 }
 
-/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`
-fn parse_line(line: &[u8]) -> Option<Mount> {
-    // Not split at runs of blanks: a source may be empty.
-    let mut fields = line.split(|&b| b == b' ');
-    let id = parse_number(fields.next()?)?;
-    let parent = parse_number(fields.next()?)?;
-    let dev = parse_dev(fields.next()?)?;
-    let root = PathBuf::from(unescape(fields.next()?));
-    let point = PathBuf::from(unescape(fields.next()?));
-    let _options_of_the_mount = fields.next()?;
-    fields.find(|&field| field == b"-")?;
-    let fs_type = fields.next().filter(|field| !field.is_empty())?;
-    let source = unescape(fields.next()?);
-    let mut options = fields.next().unwrap_or_default().split(|&b| b == b',');
-    point.is_absolute().then(|| Mount {
-        id,
-        parent,
-        dev,
-        root,
-        point,
-        fs_type: unescape(fs_type).to_string_lossy().into_owned(),
-        source,
-        read_only: options.next() == Some(b"ro"),
-        covered: false,
-        also: Vec::new(),
-    })
+impl<'t> Line<'t> {
+    /// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`
+    fn parse(line: &'t [u8]) -> Option<Line<'t>> {
+        // Not split at runs of blanks: a source may be empty.
+        let mut fields = line.split(|&b| b == b' ');
+        let id = parse_number(fields.next()?)?;
+        let parent = parse_number(fields.next()?)?;
+        let dev = parse_dev(fields.next()?)?;
+        let root = fields.next()?;
+        let point = unescape(fields.next()?);
+        let _options_of_the_mount = fields.next()?;
+        fields.find(|&field| field == b"-")?;
+        let fs_type = fields.next().filter(|field| !field.is_empty())?;
+        let source = fields.next()?;
+        let options = fields.next().unwrap_or_default();
+        let read_only = options == b"ro" || options.starts_with(b"ro,");
+        point.starts_with(b"/").then_some(Line { id, parent, dev, root, point, fs_type, source, read_only })
+    }
+
+    fn point(&self) -> PathBuf {
+        PathBuf::from(OsString::from_vec(self.point.to_vec()))
+    }
+}
+
+/// The lines that make sense.
+fn parse(text: &[u8]) -> Vec<Line<'_>> {
+    text.split(|&b| b == b'\n').filter_map(Line::parse).collect()
+}
+
+/// File systems that no path into them has to ask a server or a daemon about.
+const KERNEL_ONLY: &[&[u8]] = &[
+    b"btrfs",
+    b"devtmpfs",
+    b"erofs",
+    b"ext2",
+    b"ext3",
+    b"ext4",
+    b"f2fs",
+    b"iso9660",
+    b"ramfs",
+    b"squashfs",
+    b"tmpfs",
+    b"vfat",
+    b"xfs",
+];
+
+/// Of those, the ones that count free blocks in memory. XFS may wait for its log, btrfs for a lock,
+/// and vfat reads its whole table at first.
+const SIZE_IN_MEMORY: &[&[u8]] = &[b"erofs", b"ext2", b"ext3", b"ext4", b"iso9660", b"squashfs"];
+
+/// Which mount hangs on which.
+struct Tree<'t> {
+    by_id: HashMap<u64, &'t Line<'t>>,
+    /// Where something is mounted: the mount below, and the path.
+    places: HashSet<(u64, &'t [u8])>,
+}
+
+impl<'t> Tree<'t> {
+    fn new(lines: &'t [Line<'t>]) -> Tree<'t> {
+        Tree {
+            by_id: lines.iter().map(|line| (line.id, line)).collect(),
+            places: lines.iter().map(|line| (line.parent, line.point.as_ref())).collect(),
+        }
+    }
+
+    fn mount(&self, line: &Line<'_>) -> Mount {
+        let os = |field| OsString::from_vec(unescape(field).into_owned());
+        Mount {
+            id: line.id,
+            parent: line.parent,
+            dev: line.dev,
+            root: os(line.root).into(),
+            point: line.point(),
+            fs_type: os(line.fs_type).to_string_lossy().into_owned(),
+            source: os(line.source),
+            read_only: line.read_only,
+            covered: self.is_covered(line),
+            prompt: self.is_prompt(line),
+            also: Vec::new(),
+        }
+    }
+
+    /// Whether another mount hides this one.
+    ///
+    /// Looking a path up goes through every mount on the way. So a mount is hidden by one on top of
+    /// it, by one over a directory above it on the same parent, and by whatever hides its parent.
+    fn is_covered(&self, line: &Line<'_>) -> bool {
+        let on_top = |line: &Line<'_>| line.id != line.parent && self.places.contains(&(line.id, line.point.as_ref()));
+        // What lies on top of its parent is what hides it, and is seen.
+        let with_parent = |(line, parent): (&Line<'_>, &Line<'_>)| on_top(parent) && parent.point != line.point;
+        on_top(line)
+            || self.is_overlaid(line)
+            || self.way_up(line).any(|pair| with_parent(pair) || self.is_overlaid(pair.1))
+    }
+
+    /// Whether something is mounted over a directory above, on the same parent.
+    fn is_overlaid(&self, line: &Line<'_>) -> bool {
+        let point = line.point.as_ref();
+        let slashes = (0..point.len().saturating_sub(1)).filter(|&index| point[index] == b'/');
+        slashes.map(|index| &point[..index.max(1)]).any(|above| self.places.contains(&(line.parent, above)))
+    }
+
+    fn is_prompt(&self, line: &Line<'_>) -> bool {
+        SIZE_IN_MEMORY.contains(&line.fs_type)
+            && self.way_up(line).all(|(_, parent)| KERNEL_ONLY.contains(&parent.fs_type))
+    }
+
+    /// Each mount on the way from this one to the root, with the one that it hangs on.
+    fn way_up<'a>(&'a self, line: &'a Line<'a>) -> impl Iterator<Item = (&'a Line<'a>, &'a Line<'a>)> {
+        let parent = |line: &Line<'_>| self.by_id.get(&line.parent).copied().filter(|parent| parent.id != line.id);
+        let pairs = std::iter::successors(parent(line).map(|up| (line, up)), move |&(_, up)| Some((up, parent(up)?)));
+        // Parents are a tree; the bound is for a table that is not.
+        pairs.take(self.by_id.len())
+    }
 }
 
 fn parse_number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
@@ -183,9 +284,9 @@ pub(super) fn parse_dev(text: &[u8]) -> Option<Dev> {
 }
 
 /// Takes back the kernel's `\ooo` for blanks, tabs, line ends, backslashes and `#`.
-fn unescape(field: &[u8]) -> OsString {
+fn unescape(field: &[u8]) -> Cow<'_, [u8]> {
     if !field.contains(&b'\\') {
-        return OsStr::from_bytes(field).to_owned();
+        return Cow::Borrowed(field);
     }
     let mut plain = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -201,38 +302,7 @@ fn unescape(field: &[u8]) -> OsString {
             }
         }
     }
-    OsString::from_vec(plain)
-}
-
-/// Finds the mounts that another one hides.
-///
-/// Looking a path up goes through every mount on the way. So a mount is hidden by one on top of
-/// it, by one over a directory above it on the same parent, and by whatever hides its parent.
-fn mark_covered(mounts: &mut [Mount]) {
-    let by_id: HashMap<u64, usize> = mounts.iter().enumerate().map(|(i, m)| (m.id, i)).collect();
-    let places: HashSet<(u64, &Path)> = mounts.iter().map(|m| (m.parent, m.point.as_path())).collect();
-    let on_top = |m: &Mount| m.id != m.parent && places.contains(&(m.id, m.point.as_path()));
-    let above = |m: &Mount| m.point.ancestors().skip(1).any(|path| places.contains(&(m.parent, path)));
-    let hides = mounts.iter().map(|m| (on_top(m), above(m))).collect::<Vec<_>>();
-    if !hides.iter().any(|&(on_top, above)| on_top || above) {
-        return;
-    }
-    for index in 0..mounts.len() {
-        let mut at = index;
-        let mut covered = hides[at].0;
-        // Parents are a tree; the bound is for a table that is not.
-        for _ in 0..mounts.len() {
-            covered |= hides[at].1;
-            let Some(&parent) = by_id.get(&mounts[at].parent) else { break };
-            if covered || parent == at {
-                break;
-            }
-            // What lies on top of its parent is what hides it, and is seen.
-            covered = hides[parent].0 && mounts[parent].point != mounts[at].point;
-            at = parent;
-        }
-        mounts[index].covered = covered;
-    }
+    Cow::Owned(plain)
 }
 
 #[cfg(test)]

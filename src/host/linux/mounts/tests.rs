@@ -37,6 +37,7 @@ fn a_line_has_all_its_fields() {
             source: "/dev/root".into(),
             read_only: true,
             covered: false,
+            prompt: true,
             also: vec![],
         }]
     );
@@ -193,11 +194,26 @@ fn thousands_of_mounts_are_read_in_linear_time() {
     assert!(start.elapsed() < std::time::Duration::from_secs(5), "{:?}", start.elapsed());
 }
 
+#[test]
+fn a_mount_is_prompt_when_nothing_on_its_way_can_hang() {
+    let text = "\
+        2 1 8:1 / / rw - ext4 a rw\n\
+        3 2 8:2 / /x rw - xfs a rw\n\
+        4 3 8:3 / /x/e rw - ext4 a rw\n\
+        5 2 0:9 / /n rw - nfs4 a rw\n\
+        6 5 8:4 / /n/e rw - ext4 a rw\n\
+        7 2 8:5 / /f rw - fuseblk a rw\n\
+        8 6 7:0 / /n/e/loop rw - squashfs a rw\n";
+    let prompt: Vec<_> = table(text).iter().map(|m| m.prompt).collect();
+    assert_eq!(prompt, [true, false, true, false, false, false, false]);
+}
+
 proptest! {
     #[test]
     fn garbage_never_panics(table in prop::collection::vec(any::<u8>(), 0..400)) {
-        let mut mounts = parse(&table);
-        mark_covered(&mut mounts);
+        let lines = parse(&table);
+        let tree = Tree::new(&lines);
+        lines.iter().for_each(|line| drop(tree.mount(line)));
     }
 
     #[test]
@@ -206,7 +222,8 @@ proptest! {
         for (id, parent, minor) in ids {
             text += &format!("{id} {parent} 8:{minor} / /m/{parent} rw - ext4 \\04{minor} ro\n");
         }
-        let mut mounts = parse(&text.as_bytes()[..cut.min(text.len())]);
-        mark_covered(&mut mounts);
+        let lines = parse(&text.as_bytes()[..cut.min(text.len())]);
+        let tree = Tree::new(&lines);
+        lines.iter().for_each(|line| drop(tree.mount(line)));
     }
 }

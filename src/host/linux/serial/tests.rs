@@ -16,7 +16,7 @@ fn page_83(entries: &[(u8, u8, &[u8])]) -> Vec<u8> {
 
 fn serial(machine: &Machine, name: &str) -> Option<String> {
     let host = machine.host();
-    let disks = Device::disks(&host).expect("disks");
+    let disks = super::super::block::linked(&host, "/sys/block").expect("disks");
     let mut devices = disks.iter().flat_map(|disk| [vec![disk.clone()], disk.partitions(&host)].concat());
     let device = devices.find(|device| device.name() == name).expect("a device");
     Serials::new(&host).of(&device)
