@@ -32,6 +32,7 @@ pub struct Host {
     kernel: Arc<dyn Kernel>,
     patience: Patience,
     stuck: knob::Stuck,
+    serials: linux::serial::Known,
 }
 
 impl Host {
@@ -42,8 +43,13 @@ impl Host {
 
     /// A machine whose files lie below `root`.
     pub fn new(root: impl Into<PathBuf>, kernel: Box<dyn Kernel>) -> Host {
-        let (patience, stuck) = (Patience::default(), knob::Stuck::default());
-        Host { root: root.into(), kernel: kernel.into(), patience, stuck }
+        Host {
+            root: root.into(),
+            kernel: kernel.into(),
+            patience: Patience::default(),
+            stuck: knob::Stuck::default(),
+            serials: linux::serial::Known::default(),
+        }
     }
 
     /// What has no file: ioctls and system calls.
@@ -59,6 +65,11 @@ impl Host {
     /// Runs calls that may hang.
     pub fn patience(&self) -> &Patience {
         &self.patience
+    }
+
+    /// Serial numbers that are too costly to ask for again.
+    pub(crate) fn serials(&self) -> &linux::serial::Known {
+        &self.serials
     }
 
     /// Where an absolute path of the machine lies.

@@ -4,8 +4,51 @@
 //! as `E:ID_SERIAL=...`). Where it does not, they are put together from `/sys` as udev's rules
 //! `60-persistent-storage.rules` and its programs for SCSI, ATA and USB do.
 
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
 use super::block::{Device, last, parent};
 use crate::host::Host;
+
+/// What virtio disks answered when they were asked for their serial numbers.
+///
+/// Reading that attribute sends a request to the virtual machine's host: it costs more than all
+/// the rest of a reply, and a dead disk never answers it.
+#[derive(Debug, Default)]
+pub struct Known(Mutex<HashMap<String, Answer>>);
+
+#[derive(Clone, Debug)]
+struct Answer {
+    /// The inode of the disk's directory: another disk in the same place has another one.
+    inode: u64,
+    serial: String,
+}
+
+impl Known {
+    /// Disks come and go; those that went are forgotten when there are so many.
+    const LIMIT: usize = 1024;
+
+    /// The serial number of a virtio disk; nothing when it does not answer in time.
+    fn virtio(&self, host: &Host, disk: &str) -> Option<String> {
+        let inode = std::fs::metadata(host.path(disk)).ok()?.ino();
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(disk).cloned();
+        if let Some(answer) = known.filter(|answer| answer.inode == inode) {
+            return Some(answer.serial);
+        }
+        let ask = |path: &Path| std::fs::read_to_string(path).map(|serial| serial.trim().to_owned());
+        let answer: io::Result<String> = host.patience().one(host.path(disk).join("serial"), ask)?;
+        let serial = answer.ok()?;
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= Self::LIMIT {
+            known.clear();
+        }
+        known.insert(disk.to_owned(), Answer { inode, serial: serial.clone() });
+        Some(serial)
+    }
+}
 
 /// Finds serial numbers on one machine.
 pub struct Serials<'h> {
@@ -40,7 +83,7 @@ impl<'h> Serials<'h> {
         let attribute = |path: &str| self.host.read_attribute(path).ok().filter(|value| !value.is_empty());
         let name = last(disk);
         if name.starts_with("vd") {
-            return attribute(&format!("{disk}/serial"));
+            return self.host.serials().virtio(self.host, disk);
         }
         if name.starts_with("nvme") {
             let controller = parent(disk);

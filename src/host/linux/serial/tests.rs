@@ -60,6 +60,35 @@ fn virtio_has_its_own_attribute() {
 }
 
 #[test]
+fn a_virtio_disk_is_asked_once_until_another_takes_its_place() {
+    let vda = "/sys/devices/pci0000:00/0000:00:02.0/virtio0/block/vda";
+    let machine = Machine::new(&format!("/sys/block/vda => ..{}\n{vda}/serial -> first\n", &vda["/sys".len()..]));
+    let host = machine.host();
+    let ask = || {
+        let disks = super::super::block::linked(&host, "/sys/block").expect("disks");
+        Serials::new(&host).of(&disks[0])
+    };
+    assert_eq!(ask().as_deref(), Some("first"));
+    machine.file(&format!("{vda}/serial"), "changed\n");
+    assert_eq!(ask().as_deref(), Some("first"));
+    // The old directory stays for the time being, so that the new one is another inode.
+    std::fs::rename(machine.path(vda), machine.path("/old")).expect("moved");
+    machine.add(&format!("{vda}/serial -> second\n"));
+    assert_eq!(ask().as_deref(), Some("second"));
+}
+
+#[test]
+fn a_virtio_disk_that_never_answers_has_no_serial() {
+    let vda = "/sys/devices/pci0000:00/0000:00:02.0/virtio0/block/vda";
+    let machine = Machine::new(&format!("/sys/block/vda => ..{}\n{vda}/size -> 8\n", &vda["/sys".len()..]));
+    // Opening a FIFO for reading waits for a writer.
+    nix::unistd::mkfifo(&machine.path(&format!("{vda}/serial")), nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+    let start = std::time::Instant::now();
+    assert_eq!(serial(&machine, "vda"), None);
+    assert!(start.elapsed() < std::time::Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+#[test]
 fn nvme_joins_model_and_serial_of_the_controller() {
     let machine = Machine::new(
         "/sys/block/nvme0n1 => ../devices/pci0000:00/0000:00:07.0/nvme/nvme0/nvme0n1\n\
