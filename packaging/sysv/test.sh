@@ -280,11 +280,14 @@ rm "$ROOT/busy" "$ROOT/lib/lsb/init-functions"
 if [ -n "${QGA-}" ]; then
     step="the real $QGA"
     cp "$QGA" "$ROOT/usr/sbin/qemu-ga"
-    settings <<END
-TRANSPORT=unix-listen:$ROOT/sock
+    real() {
+        settings <<END
+TRANSPORT=$1
 PIDFILE=$ROOT/var/run/qemu-ga.pid
 DAEMON_ARGS="--statedir=$ROOT/var/run"
 END
+    }
+    real "unix-listen:$ROOT/sock"
     expect 3 '' status
     expect 0 '' start
     expect 0 'is running' status
@@ -294,7 +297,14 @@ END
     [ "$(pid)" = "$before" ] && fail "restart kept the agent"
     expect 0 '' stop
     expect 3 '' status
-    echo "TRANSPORT=nonsense:/x" | settings
+    : >"$ROOT/var/run/qga.state.isfrozen"
+    expect 0 '' start
+    expect 0 'is running' status
+    expect 0 'already running' start
+    expect 0 '' stop
+    expect 3 '' status
+    rm -f "$ROOT/var/run/qga.state.isfrozen"
+    real nonsense:/x
     expect 1 '' start # QEMU's own agent before 8.0 says 0 here
 fi
 
