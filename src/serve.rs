@@ -17,7 +17,7 @@ use crate::channel::{Endpoint, Input, Link};
 use crate::config::Config;
 use crate::daemon::Lifecycle;
 use crate::freeze;
-use crate::log::LogControl;
+use crate::log::{AUDIT, LogControl};
 use crate::output::Output;
 use crate::policy::Policy;
 use crate::protocol::error::os_reason;
@@ -143,7 +143,7 @@ impl Server {
 
     async fn run(mut self, channel: Option<Endpoint>) -> u8 {
         for name in self.agent.unknown_names() {
-            tracing::warn!("the command lists name '{name}', which is no command");
+            tracing::info!(target: AUDIT, "the command lists name '{name}', which is no command");
         }
         self.watch_freeze();
         self.lifecycle.ready();

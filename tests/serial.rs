@@ -5,13 +5,23 @@ mod support;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 
-use nix::pty::openpty;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::pty::{OpenptyResult, openpty};
 use nix::sys::termios::{BaudRate, ControlFlags, InputFlags, LocalFlags, OutputFlags, cfgetospeed, tcgetattr};
 use support::{Agent, until};
 
+/// A pseudo-terminal that the agent does not inherit: it would keep its own line open.
+fn pseudo_terminal() -> OpenptyResult {
+    let pty = openpty(None, None).expect("a pseudo-terminal");
+    for side in [&pty.master, &pty.slave] {
+        fcntl(side, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("our descriptor");
+    }
+    pty
+}
+
 #[test]
 fn the_line_is_raw_and_answers_byte_for_byte() {
-    let pty = openpty(None, None).expect("a pseudo-terminal");
+    let pty = pseudo_terminal();
     let name = nix::unistd::ttyname(&pty.slave).expect("a name");
     let dir = tempfile::TempDir::new().expect("a directory");
     let mut command = Agent::command(dir.path());
@@ -40,7 +50,7 @@ fn the_line_is_raw_and_answers_byte_for_byte() {
 
 #[test]
 fn a_line_that_is_hung_up_ends_the_agent_instead_of_leaving_it_deaf() {
-    let pty = openpty(None, None).expect("a pseudo-terminal");
+    let pty = pseudo_terminal();
     let name = nix::unistd::ttyname(&pty.slave).expect("a name");
     let dir = tempfile::TempDir::new().expect("a directory");
     let mut command = Agent::command(dir.path());

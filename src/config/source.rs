@@ -83,7 +83,7 @@ impl Source {
         config.block_rpcs.extend(args.block_rpcs.iter().chain(&args.blacklist).flat_map(|list| items(&lossy(list))));
         config.allow_rpcs.extend(args.allow_rpcs.iter().flat_map(|list| items(&lossy(list))));
         let allow_given = !args.allow_rpcs.is_empty() || file.keys(GENERAL).any(|key| key == "allow-rpcs");
-        if allow_given && config.allow_rpcs.iter().all(|name| name.trim().is_empty()) {
+        if allow_given && config.allow_rpcs.is_empty() {
             warn!("the allow list is empty, so all commands are allowed");
         }
         Ok(config)

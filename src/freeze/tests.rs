@@ -1,0 +1,323 @@
+use std::collections::HashMap;
+use std::io;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::commands::testing;
+use crate::host::fake::{Effect, FakeKernel};
+
+/// A guest with three file systems, of which `/home` is mounted a second time.
+struct Guest {
+    root: TempDir,
+    kernel: FakeKernel,
+    agent: Agent,
+    state: TempDir,
+}
+
+const MOUNTINFO: &str = "\
+20 1 8:1 / / rw - ext4 /dev/sda1 rw
+21 20 8:2 / /home rw - xfs /dev/sda2 rw
+22 20 8:3 / /boot rw - vfat /dev/sda3 rw
+23 20 8:2 /sub /srv rw - xfs /dev/sda2 rw
+24 20 0:21 / /run rw - tmpfs tmpfs rw
+";
+
+impl Guest {
+    fn new(settings: impl FnOnce(&mut crate::config::Config, &Path)) -> Guest {
+        let root = TempDir::new().expect("a directory");
+        for dir in ["proc/self", "home", "boot", "srv", "run"] {
+            std::fs::create_dir_all(root.path().join(dir)).expect("a directory");
+        }
+        std::fs::write(root.path().join("proc/self/mountinfo"), MOUNTINFO).expect("a file");
+        let kernel = FakeKernel::default();
+        let host = Host::new(root.path(), Box::new(kernel.clone()));
+        let mut config = testing::config();
+        settings(&mut config, root.path());
+        let state = TempDir::new().expect("a directory");
+        let opened = crate::state::State::open(state.path()).expect("a state");
+        let agent = Agent::new(host, config, opened, LogControl::detached());
+        Guest { root, kernel, agent, state }
+    }
+
+    fn plain() -> Guest {
+        Guest::new(|_, _| {})
+    }
+
+    /// What reached the kernel, with paths as the guest sees them.
+    fn effects(&self) -> Vec<String> {
+        let root = self.root.path().display().to_string();
+        let inside = |path: &str| match path.strip_prefix(&root) {
+            Some("") => "/".to_owned(),
+            Some(rest) => rest.to_owned(),
+            None => path.to_owned(),
+        };
+        let text = |effect| match effect {
+            Effect::Freeze(path) => format!("freeze {}", inside(&path)),
+            Effect::Thaw(path) => format!("thaw {}", inside(&path)),
+            Effect::Sync(path) => format!("sync {}", inside(&path)),
+            other => format!("{other:?}"),
+        };
+        self.kernel.effects().into_iter().map(text).collect()
+    }
+
+    /// A kernel that counts freezes, as the real one does, and fails as `fail` says.
+    fn count_freezes(&self, mut fail: impl FnMut(&Effect) -> Option<i32> + Send + 'static) -> Arc<Mutex<HashMap<String, u32>>> {
+        let frozen = Arc::new(Mutex::new(HashMap::new()));
+        let counts = frozen.clone();
+        self.kernel.script(move |effect| {
+            if let Some(errno) = fail(effect) {
+                return Some(io::Error::from_raw_os_error(errno));
+            }
+            let mut counts = counts.lock().expect("not poisoned");
+            match effect {
+                Effect::Freeze(path) if path.ends_with("/boot") => Some(io::Error::from_raw_os_error(nix::libc::EOPNOTSUPP)),
+                Effect::Freeze(path) => {
+                    let count = counts.entry(path.clone()).or_insert(0);
+                    if *count > 0 {
+                        return Some(io::Error::from_raw_os_error(nix::libc::EBUSY));
+                    }
+                    *count += 1;
+                    None
+                }
+                Effect::Thaw(path) => match counts.get_mut(path) {
+                    Some(count) if *count > 0 => {
+                        *count -= 1;
+                        None
+                    }
+                    _ => Some(io::Error::from_raw_os_error(nix::libc::EINVAL)),
+                },
+                _ => None,
+            }
+        });
+        frozen
+    }
+
+    fn marker(&self) -> bool {
+        self.state.path().join("qga.state.isfrozen").exists()
+    }
+}
+
+fn total(frozen: &Mutex<HashMap<String, u32>>) -> u32 {
+    frozen.lock().expect("not poisoned").values().sum()
+}
+
+#[test]
+fn everything_is_synced_before_the_first_freeze_and_frozen_in_reverse_mount_order() {
+    let guest = Guest::plain();
+    guest.count_freezes(|_| None);
+    assert_eq!(freeze(&guest.agent, None), Ok(2));
+    assert_eq!(guest.effects(), [
+        "sync /boot", "sync /home", "sync /", "freeze /boot", "freeze /home", "freeze /",
+    ]);
+    assert!(guest.agent.freezer.is_frozen() && guest.marker());
+}
+
+#[test]
+fn thaw_goes_the_other_way_and_returns_the_same_number() {
+    let guest = Guest::plain();
+    let frozen = guest.count_freezes(|_| None);
+    assert_eq!(freeze(&guest.agent, None), Ok(2));
+    assert_eq!(total(&frozen), 2);
+    let before = guest.effects().len();
+    assert_eq!(thaw(&guest.agent), Ok(2));
+    assert_eq!(guest.effects()[before], "thaw /");
+    assert_eq!(total(&frozen), 0);
+    assert!(!guest.agent.freezer.is_frozen() && !guest.marker());
+    assert_eq!(thaw(&guest.agent), Ok(0), "a second thaw finds nothing");
+}
+
+#[test]
+fn a_refusal_names_the_mount_and_leaves_nothing_frozen() {
+    let guest = Guest::plain();
+    let refuse = |effect: &Effect| matches!(effect, Effect::Freeze(path) if !path.ends_with("/home") && !path.ends_with("/boot"));
+    let frozen = guest.count_freezes(move |effect| refuse(effect).then_some(nix::libc::EIO));
+    let error = freeze(&guest.agent, None).expect_err("a refusal").desc;
+    assert!(error.starts_with("failed to freeze /: "), "{error}");
+    assert_eq!(total(&frozen), 0);
+    assert!(!guest.agent.freezer.is_frozen() && !guest.marker());
+}
+
+#[test]
+fn best_effort_skips_what_refuses() {
+    let guest = Guest::new(|config, _| config.fsfreeze.best_effort = true);
+    let frozen = guest.count_freezes(|effect| {
+        matches!(effect, Effect::Freeze(path) if path.ends_with("/home")).then_some(nix::libc::EIO)
+    });
+    assert_eq!(freeze(&guest.agent, None), Ok(1));
+    assert_eq!(total(&frozen), 1);
+    assert_eq!(thaw(&guest.agent), Ok(1));
+}
+
+#[test]
+fn a_list_takes_any_mount_point_of_a_file_system() {
+    for points in [&["/srv"][..], &["/home/"], &["/home", "/srv", "/nowhere"]] {
+        let guest = Guest::plain();
+        guest.count_freezes(|_| None);
+        assert_eq!(freeze(&guest.agent, Some(points)), Ok(1), "{points:?}");
+        assert_eq!(guest.effects().last().map(String::as_str), Some("freeze /home"));
+        assert_eq!(thaw(&guest.agent), Ok(1));
+    }
+}
+
+#[test]
+fn an_empty_list_freezes_nothing_and_does_not_leave_the_frozen_state_on() {
+    let guest = Guest::plain();
+    assert_eq!(freeze(&guest.agent, Some(&[])), Ok(0));
+    assert!(!guest.agent.freezer.is_frozen() && !guest.marker());
+}
+
+#[test]
+fn a_freeze_that_hangs_is_given_up_and_taken_back_when_it_ends() {
+    let guest = Guest::new(|config, _| config.fsfreeze.freeze_timeout = Duration::from_millis(50));
+    let (release, gate) = channel::<()>();
+    let frozen = guest.count_freezes(move |effect| {
+        if matches!(effect, Effect::Freeze(path) if path.ends_with("/home")) {
+            // Until the test lets it go; then it succeeds after all.
+            let _ = gate.recv_timeout(Duration::from_secs(30));
+        }
+        None
+    });
+    let error = freeze(&guest.agent, None).expect_err("given up").desc;
+    release.send(()).expect("it waits");
+    assert!(error.starts_with("failed to freeze /home: not done after"), "{error}");
+    assert!(!guest.agent.freezer.is_frozen());
+    let end = Instant::now() + Duration::from_secs(30);
+    while total(&frozen) > 0 || !guest.effects().contains(&"thaw /home".to_owned()) {
+        assert!(Instant::now() < end, "the late freeze is not taken back");
+        std::thread::yield_now();
+    }
+    assert!(!guest.effects().contains(&"freeze /".to_owned()));
+}
+
+fn hook(root: &Path, body: &str) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let path = root.join("hook");
+    std::fs::write(&path, format!("#!/bin/sh\necho $1 >> {}/log\n{body}\n", root.display())).expect("a file");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    PathBuf::from("/hook")
+}
+
+fn hook_log(guest: &Guest) -> String {
+    std::fs::read_to_string(guest.root.path().join("log")).unwrap_or_default()
+}
+
+#[test]
+fn a_hook_that_fails_stops_the_freeze_and_is_told_of_the_thaw() {
+    let guest = Guest::new(|config, root| {
+        config.fsfreeze_hook = Some(hook(root, "[ $1 = thaw ] || { echo no space for the dump >&2; exit 3; }"));
+    });
+    let error = freeze(&guest.agent, None).expect_err("the hook failed").desc;
+    assert_eq!(error, "child process has failed to execute fsfreeze hook: no space for the dump\n");
+    assert_eq!(hook_log(&guest), "freeze\nthaw\n");
+    assert!(guest.effects().is_empty());
+}
+
+#[test]
+fn hooks_run_in_pairs_and_not_for_a_thaw_without_a_freeze() {
+    let guest = Guest::new(|config, root| config.fsfreeze_hook = Some(hook(root, "")));
+    guest.count_freezes(|_| None);
+    assert_eq!(thaw(&guest.agent), Ok(0));
+    assert_eq!(hook_log(&guest), "");
+    assert_eq!(freeze(&guest.agent, None), Ok(2));
+    assert_eq!(thaw(&guest.agent), Ok(2));
+    assert_eq!(thaw(&guest.agent), Ok(0));
+    assert_eq!(hook_log(&guest), "freeze\nthaw\n");
+}
+
+#[test]
+fn a_hook_that_anybody_may_write_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let guest = Guest::new(|config, root| {
+        config.fsfreeze_hook = Some(hook(root, ""));
+        std::fs::set_permissions(root.join("hook"), std::fs::Permissions::from_mode(0o777)).expect("a mode");
+    });
+    let error = freeze(&guest.agent, None).expect_err("refused").desc;
+    assert!(error.contains("others than root may write to it"), "{error}");
+    assert_eq!(hook_log(&guest), "");
+}
+
+#[test]
+fn a_thaw_hook_that_fails_is_reported_and_everything_is_thawed() {
+    let guest = Guest::new(|config, root| config.fsfreeze_hook = Some(hook(root, "[ $1 = freeze ]")));
+    let frozen = guest.count_freezes(|_| None);
+    assert_eq!(freeze(&guest.agent, None), Ok(2));
+    let error = thaw(&guest.agent).expect_err("the hook failed").desc;
+    assert!(error.starts_with("file systems thawed (2), but: "), "{error}");
+    assert_eq!(total(&frozen), 0);
+    assert!(!guest.agent.freezer.is_frozen());
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Freeze,
+    FreezeList(Vec<&'static str>),
+    Thaw,
+    Unasked,
+    /// The n-th call to the kernel from now on fails.
+    FailAt(usize),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let point = prop_oneof![Just("/"), Just("/home"), Just("/boot/"), Just("/srv")];
+    prop_oneof![
+        3 => Just(Act::Freeze),
+        2 => proptest::collection::vec(point, 0..3).prop_map(Act::FreezeList),
+        3 => Just(Act::Thaw),
+        1 => Just(Act::Unasked),
+        2 => (0..8usize).prop_map(Act::FailAt),
+    ]
+}
+
+proptest! {
+    /// After the last thaw nothing is frozen, and a freeze that failed leaves nothing frozen.
+    #[test]
+    fn nothing_stays_frozen(acts in proptest::collection::vec(act(), 1..20)) {
+        let guest = Guest::plain();
+        let fail_at = Arc::new(Mutex::new(None::<usize>));
+        let countdown = fail_at.clone();
+        let frozen = guest.count_freezes(move |effect| {
+            let mut countdown = countdown.lock().expect("not poisoned");
+            match countdown.as_mut() {
+                // A thaw of what is frozen does not fail: there is no way back from that.
+                Some(0) if !matches!(effect, Effect::Thaw(_)) => {
+                    *countdown = None;
+                    Some(nix::libc::EIO)
+                }
+                Some(n) => {
+                    *n = n.saturating_sub(1);
+                    None
+                }
+                None => None,
+            }
+        });
+        for act in acts {
+            let outcome = match act {
+                Act::Freeze if !guest.agent.freezer.is_frozen() => freeze(&guest.agent, None),
+                Act::FreezeList(points) if !guest.agent.freezer.is_frozen() => freeze(&guest.agent, Some(&points)),
+                // The policy refuses these while frozen.
+                Act::Freeze | Act::FreezeList(_) => continue,
+                Act::Thaw => thaw(&guest.agent),
+                Act::Unasked => {
+                    thaw_unasked(&guest.agent, "test");
+                    Ok(0)
+                }
+                Act::FailAt(n) => {
+                    *fail_at.lock().expect("not poisoned") = Some(n);
+                    continue;
+                }
+            };
+            let is_frozen = guest.agent.freezer.is_frozen();
+            prop_assert_eq!(is_frozen, total(&frozen) > 0);
+            prop_assert_eq!(is_frozen, guest.marker());
+            if outcome.is_err() {
+                prop_assert!(!is_frozen);
+            }
+        }
+        thaw(&guest.agent).expect("no hook");
+        prop_assert_eq!(total(&frozen), 0);
+    }
+}
