@@ -239,7 +239,9 @@ impl Session {
                 out.push(cut.clone().unwrap_or(done.reply));
                 self.head = None;
             }
-            _ => self.undos.extend(done.undo),
+            _ if self.abandoned.iter().any(|line| line.running == Some(seq)) => self.undos.extend(done.undo),
+            // A stream whose last piece is out.
+            _ => {}
         }
         for line in &mut self.abandoned {
             line.running = line.running.filter(|running| *running != seq);

@@ -107,9 +107,8 @@ fn exec(cx: &Ctx<'_>, exec: Exec<'_>) -> Result<Started> {
     // Arguments and input may hold secrets and are not logged.
     let shown = echo(exec.path);
     tracing::info!(target: AUDIT, "guest-exec called: {shown:?} with {} arguments", args.len());
-    let failed = |reason: &str| {
-        Error::new(format!("Failed to execute child process \u{201c}{shown}\u{201d} ({reason})"))
-    };
+    let failed =
+        |reason: &str| Error::new(format!("Failed to execute child process \u{201c}{shown}\u{201d} ({reason})"));
     let failed_os = |error: std::io::Error| failed(&os_reason(&error));
 
     let limits = &cx.agent.config.limits;
@@ -118,8 +117,7 @@ fn exec(cx: &Ctx<'_>, exec: Exec<'_>) -> Result<Started> {
     };
     let mode = exec.capture_output.unwrap_or(CaptureOutput::None);
     let mut pipes = Pipes::new(mode, input).map_err(failed_os)?;
-    let program =
-        Program { path: exec.path, args: &args, env: exec.env.as_deref(), stdio: pipes.stdio() };
+    let program = Program { path: exec.path, args: &args, env: exec.env.as_deref(), stdio: pipes.stdio() };
     let pid = program.spawn().map_err(failed_os)?;
     pipes.close_theirs();
     pipes.feed_at_once();

@@ -9,6 +9,8 @@ use super::*;
 use crate::commands::testing::{self, call};
 use crate::host::Host;
 use crate::host::linux::spawn::Exit;
+use crate::protocol::frame::{Event, Framer};
+use crate::session::Session;
 
 fn agent() -> Agent {
     testing::agent(Host::real(), testing::config())
@@ -173,10 +175,8 @@ fn the_path_of_the_given_environment_is_searched() {
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
     let path = path.to_str().expect("UTF-8");
     let search = format!("PATH=/nonexistent:{}", dir.path().display());
-    let pid = start(
-        &agent,
-        json!({"path": "ours", "arg": ["a b"], "env": [search, "FOO=bar"], "capture-output": true}),
-    );
+    let pid =
+        start(&agent, json!({"path": "ours", "arg": ["a b"], "env": [search, "FOO=bar"], "capture-output": true}));
     assert_eq!(text(&finish(&agent, pid)["out-data"]), format!("{path}-a b-bar\n"));
     let nowhere = call(&agent, "guest-exec", json!({"path": "true", "env": ["PATH=/nowhere"]}));
     assert!(nowhere.expect_err("not found").contains("No such file or directory"));
@@ -335,10 +335,8 @@ fn unread_output_is_bounded() {
     let agent = limited(100, 100, 2_500_000);
     let pids: Vec<_> = (0..5)
         .map(|_| {
-            let pid = start(
-                &agent,
-                json!({"path": "head", "arg": ["-c", "1000000", "/dev/zero"], "capture-output": true}),
-            );
+            let pid =
+                start(&agent, json!({"path": "head", "arg": ["-c", "1000000", "/dev/zero"], "capture-output": true}));
             while !is_zombie(pid) {
                 std::thread::yield_now();
             }
@@ -373,6 +371,42 @@ fn a_streamed_result_is_complete_json_wherever_it_is_cut() {
     assert!(pieces > 3);
 }
 
+/// Asks for a long result as a client does; `gone` is a client that leaves before the end.
+fn stream_to_client(agent: &Agent, pid: i64, gone: bool) {
+    let (mut session, mut out) = (Session::new(), crate::output::Output::default());
+    let now = Instant::now();
+    let text = format!("{{\"execute\":\"guest-exec-status\",\"arguments\":{{\"pid\":{pid}}}}}");
+    let Some(Event::Message(message)) = Framer::default().next(&mut text.as_bytes()) else { panic!("not a message") };
+    assert!(session.message(message, now, agent, &mut out).is_none(), "it goes to a worker");
+    let job = session.take_jobs().pop().expect("a job");
+    let mut pieces = Vec::new();
+    let done = agent.work(job.row, &job.request, |piece| {
+        pieces.push(piece);
+        true
+    });
+    for piece in pieces {
+        session.piece(job.seq, piece, now, agent, &mut out);
+        if gone {
+            session.hang_up(&mut out);
+        }
+    }
+    session.done(job.seq, done, now, agent, &mut out);
+    session.take_undos().into_iter().for_each(|undo| undo(agent));
+}
+
+#[test]
+fn a_long_result_is_gone_when_it_was_sent_and_only_then() {
+    let agent = agent();
+    let arguments = json!({"path": "head", "arg": ["-c", "1000000", "/dev/zero"], "capture-output": true});
+    let pid = start(&agent, arguments);
+    while !is_zombie(pid) || agent.children.is_collecting() {
+        std::thread::yield_now();
+    }
+    stream_to_client(&agent, pid, true);
+    stream_to_client(&agent, pid, false);
+    assert_eq!(status(&agent, pid), Err(format!("PID {pid} does not exist")));
+}
+
 #[test]
 fn many_threads_start_programs_at_once() {
     let agent = agent();
@@ -380,10 +414,8 @@ fn many_threads_start_programs_at_once() {
         for _ in 0..8 {
             scope.spawn(|| {
                 for i in 0..25 {
-                    let pid = start(
-                        &agent,
-                        json!({"path": "/bin/echo", "arg": [i.to_string()], "capture-output": true}),
-                    );
+                    let pid =
+                        start(&agent, json!({"path": "/bin/echo", "arg": [i.to_string()], "capture-output": true}));
                     assert_eq!(text(&finish(&agent, pid)["out-data"]), format!("{i}\n"));
                 }
             });

@@ -96,9 +96,8 @@ impl Program<'_> {
     }
 
     fn environment(&self) -> io::Result<Vec<CString>> {
-        let ours = |(name, value): (OsString, OsString)| {
-            CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())
-        };
+        let ours =
+            |(name, value): (OsString, OsString)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat());
         Ok(match self.env {
             Some(env) => env.iter().map(|entry| CString::new(*entry)).collect::<Result<_, _>>()?,
             None => std::env::vars_os().map(ours).collect::<Result<_, _>>()?,
@@ -341,9 +340,7 @@ fn wait(pid: Pid, options: c_int) -> io::Result<Option<Exit>> {
         let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
         #[expect(unsafe_code, reason = "no safe wrapper")]
         // SAFETY: `info` is large enough; a zeroed one says that nothing ended.
-        let (result, info) = unsafe {
-            (libc::waitid(libc::P_PID, id, info.as_mut_ptr(), options), info.assume_init())
-        };
+        let (result, info) = unsafe { (libc::waitid(libc::P_PID, id, info.as_mut_ptr(), options), info.assume_init()) };
         match Errno::result(result) {
             Err(Errno::EINTR) => continue,
             Err(errno) => return Err(errno.into()),
@@ -352,10 +349,8 @@ fn wait(pid: Pid, options: c_int) -> io::Result<Option<Exit>> {
         #[expect(unsafe_code, reason = "the fields lie in a union")]
         // SAFETY: for SIGCHLD, and for none, these fields are there.
         let (ended, status) = unsafe { (info.si_pid() != 0, info.si_status()) };
-        return Ok(ended.then(|| match info.si_code {
-            libc::CLD_EXITED => Exit::Code(status),
-            _ => Exit::Signal(status),
-        }));
+        let exit = if info.si_code == libc::CLD_EXITED { Exit::Code(status) } else { Exit::Signal(status) };
+        return Ok(ended.then_some(exit));
     }
 }
 
