@@ -119,9 +119,11 @@ impl Client {
                 line.pop();
                 return Some(line);
             }
-            match self.stream.read(&mut piece).expect("a reply in time") {
-                0 => return None,
-                count => self.buffer.extend_from_slice(&piece[..count]),
+            match self.stream.read(&mut piece) {
+                Ok(0) => return None,
+                Ok(count) => self.buffer.extend_from_slice(&piece[..count]),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => panic!("no reply in time: {error}"),
             }
         }
     }
