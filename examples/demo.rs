@@ -40,7 +40,10 @@ fn main() -> ExitCode {
     words("Booting takes 15 to 45 seconds ...");
     let mut guest = Guest::boot(Init::Systemd);
     guest.qmp.observe(event);
-    words(&format!("Up after {} s. Nobody started the agent: udev did, when its port appeared.", started.elapsed().as_secs()));
+    words(&format!(
+        "Up after {} s. Nobody started the agent: udev did, when its port appeared.",
+        started.elapsed().as_secs()
+    ));
     in_guest(&mut guest, "systemctl status -n 0 qemu-guest-agent | head -n 6");
 
     let mut agent = connect(&guest);

@@ -79,12 +79,7 @@ impl Agent {
 
     /// Runs a command on a worker. Pieces of a long reply go to `send`, which says whether anybody
     /// still wants more; the whole of a short one is returned.
-    pub fn work(
-        &self,
-        row: &Command,
-        request: &Request,
-        mut send: impl FnMut(Piece) -> bool,
-    ) -> Done {
+    pub fn work(&self, row: &Command, request: &Request, mut send: impl FnMut(Piece) -> bool) -> Done {
         let cx = Ctx::new(self);
         let mut out = Vec::new();
         match caught(row, || row.run(&cx, request.arguments())) {

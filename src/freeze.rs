@@ -18,8 +18,8 @@ use std::time::Instant;
 use nix::errno::Errno;
 
 use crate::agent::Agent;
-use crate::host::linux::mounts::{self, Mount};
 use crate::host::Host;
+use crate::host::linux::mounts::{self, Mount};
 use crate::log::{AUDIT, LogControl};
 use crate::protocol::error::{Error, Result, os_reason};
 
@@ -102,8 +102,7 @@ pub fn freeze(agent: &Agent, points: Option<&[&str]>) -> Result<i64> {
     tracing::info!(target: AUDIT, "guest-fsfreeze called");
     let hook = agent.config.fsfreeze_hook.as_deref();
     inner.hook_owed = hook.is_some();
-    let outcome = hook::run(agent, hook, hook::Phase::Freeze)
-        .and_then(|()| freeze_listed(agent, points, &mut inner));
+    let outcome = hook::run(agent, hook, hook::Phase::Freeze).and_then(|()| freeze_listed(agent, points, &mut inner));
     if !matches!(outcome, Ok(1..)) {
         // Nothing is frozen: whatever the hook stopped goes on (decision 16).
         thaw_hook(agent, &mut inner).unwrap_or_else(|e| tracing::error!("{e}"));
@@ -113,9 +112,9 @@ pub fn freeze(agent: &Agent, points: Option<&[&str]>) -> Result<i64> {
 
 fn freeze_listed(agent: &Agent, points: Option<&[&str]>, inner: &mut Inner) -> Result<i64> {
     let listed = mounts::local(&agent.host).map_err(|e| Error::os("failed to read the mount table", &e))?;
-    let wanted = listed.into_iter().filter(|mount| {
-        points.is_none_or(|points| points.iter().any(|point| mount.is_at(&normal(point))))
-    });
+    let wanted = listed
+        .into_iter()
+        .filter(|mount| points.is_none_or(|points| points.iter().any(|point| mount.is_at(&normal(point)))));
     let ordered = order::stored_last(&agent.host, wanted.collect());
     let held = open_all(agent, &ordered)?;
     // Writing everything back first keeps the time short in which writers stand still.
@@ -286,9 +285,8 @@ pub fn thaw(agent: &Agent) -> Result<i64> {
     }
     finish_thaw(agent, &mut inner);
     tracing::info!(target: AUDIT, "guest-fsthaw called");
-    thaw_hook(agent, &mut inner).map_err(|error| {
-        Error::new(format!("file systems thawed ({count}), but: {}", error.desc))
-    })?;
+    thaw_hook(agent, &mut inner)
+        .map_err(|error| Error::new(format!("file systems thawed ({count}), but: {}", error.desc)))?;
     Ok(count)
 }
 

@@ -4,18 +4,18 @@
 //! `agent` with the row of `commands` and `policy` -> handler -> `protocol::reply` -> `channel`.
 
 pub mod agent;
+pub mod channel;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod daemon;
+pub mod freeze;
 pub mod host;
 pub mod keyfile;
 pub mod log;
 pub mod output;
 pub mod policy;
 pub mod protocol;
-pub mod session;
-pub mod channel;
-pub mod daemon;
-pub mod freeze;
 pub mod serve;
+pub mod session;
 pub mod state;

@@ -96,15 +96,20 @@ mod tests {
         };
         let mut frozen = names(|row| row.while_frozen);
         frozen.sort_unstable();
-        assert_eq!(frozen, [
-            "guest-fsfreeze-status", "guest-fsfreeze-thaw", "guest-info", "guest-ping",
-            "guest-sync", "guest-sync-delimited",
-        ]);
+        assert_eq!(
+            frozen,
+            [
+                "guest-fsfreeze-status",
+                "guest-fsfreeze-thaw",
+                "guest-info",
+                "guest-ping",
+                "guest-sync",
+                "guest-sync-delimited",
+            ]
+        );
         let mut silent = names(|row| !row.replies);
         silent.sort_unstable();
-        assert_eq!(silent, [
-            "guest-shutdown", "guest-suspend-disk", "guest-suspend-hybrid", "guest-suspend-ram",
-        ]);
+        assert_eq!(silent, ["guest-shutdown", "guest-suspend-disk", "guest-suspend-hybrid", "guest-suspend-ram",]);
         let all: BTreeSet<_> = commands::names().collect();
         assert_eq!((all.len(), commands::names().count()), (43, 43), "43 commands, each once");
     }

@@ -251,7 +251,9 @@ impl Server {
             self.parse();
             self.start_jobs();
             self.flush(link);
-            if self.half_closed && !self.session.owes() && self.out.is_empty() || self.half_closed && link.client_is_gone() {
+            if self.half_closed && !self.session.owes() && self.out.is_empty()
+                || self.half_closed && link.client_is_gone()
+            {
                 self.forget_client();
                 link.drop_client();
             }

@@ -328,10 +328,7 @@ impl Session {
         if job.row.lane == Lane::Freeze && self.freeze_lane_taken() {
             self.head = Some(Head::Waiting(job));
         } else if stuck >= STUCK_LIMIT && job.row.lane != Lane::Freeze {
-            let text = format!(
-                "{} cannot run now: {stuck} earlier commands have not come to an end",
-                job.row.name
-            );
+            let text = format!("{} cannot run now: {stuck} earlier commands have not come to an end", job.row.name);
             reply::error(out.tail(), &Error::new(text), job.request.id());
         } else {
             let (seq, row) = (job.seq, job.row);

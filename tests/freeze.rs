@@ -39,7 +39,10 @@ fn obstacle() -> Option<&'static str> {
         return Some("no loop devices");
     }
     ["mkfs.ext4", "mkfs.xfs", "unshare", "nsenter", "fsfreeze"].into_iter().find(|program| {
-        !Command::new("sh").args(["-c", &format!("command -v {program} >/dev/null")]).status().is_ok_and(|s| s.success())
+        !Command::new("sh")
+            .args(["-c", &format!("command -v {program} >/dev/null")])
+            .status()
+            .is_ok_and(|s| s.success())
     })
 }
 
@@ -69,9 +72,7 @@ impl Bench {
         until("the agent listens", || std::os::unix::net::UnixStream::connect(&socket).ok());
         let keeper = enter(agent.child.id(), &["sleep", "600"]);
         let namespace = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
-        until("the keeper is inside", || {
-            (namespace(keeper.id()) == namespace(agent.child.id())).then_some(())
-        });
+        until("the keeper is inside", || (namespace(keeper.id()) == namespace(agent.child.id())).then_some(()));
         Bench { agent, keeper, points }
     }
 
@@ -165,9 +166,8 @@ fn a_killed_agent_comes_back_frozen_and_its_thaw_works() {
     inside.arg(command.get_program()).args(command.get_args()).env("QGA_CONF", "");
     bench.agent.child = inside.spawn().expect("nsenter runs");
     let socket = bench.agent.path("s");
-    let mut client = until("it listens again", || {
-        std::os::unix::net::UnixStream::connect(&socket).ok().map(support::Client::new)
-    });
+    let mut client =
+        until("it listens again", || std::os::unix::net::UnixStream::connect(&socket).ok().map(support::Client::new));
     assert_eq!(client.ask("guest-fsfreeze-status", json!({})), "frozen");
     // This one sees the machine's mounts too; none of those is frozen, so two it is.
     assert_eq!(client.ask("guest-fsfreeze-thaw", json!({})), 2);

@@ -14,7 +14,8 @@ use support::{Agent, Client, until};
 fn slow_hook(agent_dir: &std::path::Path) -> std::path::PathBuf {
     let (hook, gate) = (agent_dir.join("hook"), agent_dir.join("gate"));
     nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
-    fs::write(&hook, format!("#!/bin/sh\necho $1 >> {0}.log\n[ $1 = thaw ] || read x < {0}\n", gate.display())).expect("a file");
+    fs::write(&hook, format!("#!/bin/sh\necho $1 >> {0}.log\n[ $1 = thaw ] || read x < {0}\n", gate.display()))
+        .expect("a file");
     fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).expect("a mode");
     hook
 }
@@ -192,9 +193,6 @@ fn frozen_at_start_means_frozen_until_the_thaw() {
     assert_eq!(client.ask("guest-fsfreeze-status", json!({})), "frozen");
     let refused = client.call("guest-file-open", json!({"path": "/etc/hostname"}));
     assert_eq!(refused["error"]["class"], "CommandNotFound");
-    assert_eq!(
-        refused["error"]["desc"],
-        "Command guest-file-open has been disabled: the agent is in frozen state"
-    );
+    assert_eq!(refused["error"]["desc"], "Command guest-file-open has been disabled: the agent is in frozen state");
     assert_eq!(client.ask("guest-ping", json!({})), json!({}));
 }

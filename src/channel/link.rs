@@ -51,11 +51,20 @@ pub struct Link {
 }
 
 enum Kind {
-    Port { device: OwnedFd, edges: Watched<Edges> },
+    Port {
+        device: OwnedFd,
+        edges: Watched<Edges>,
+    },
     Serial(Stream),
-    Socket { listener: Watched<Listener>, client: Option<Stream> },
+    Socket {
+        listener: Watched<Listener>,
+        client: Option<Stream>,
+    },
     /// A file that epoll does not take, such as `/dev/null`.
-    Blind { file: OwnedFd, port: bool },
+    Blind {
+        file: OwnedFd,
+        port: bool,
+    },
 }
 
 /// An epoll as a descriptor that can itself be watched.

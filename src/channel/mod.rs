@@ -83,8 +83,5 @@ pub fn adopt(socket: OwnedFd) -> Result<Endpoint, ChannelError> {
 }
 
 fn device(path: &Path, error: &io::Error) -> ChannelError {
-    ChannelError::Device {
-        path: path.display().to_string(),
-        reason: crate::protocol::error::os_reason(error),
-    }
+    ChannelError::Device { path: path.display().to_string(), reason: crate::protocol::error::os_reason(error) }
 }

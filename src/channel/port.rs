@@ -32,9 +32,9 @@ pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
 fn unnamed(path: &Path) -> Option<PathBuf> {
     let name = path.strip_prefix(NAMES).ok()?.to_str()?;
     let ports = std::fs::read_dir("/sys/class/virtio-ports").ok()?;
-    let device = ports.filter_map(Result::ok).find(|port| {
-        std::fs::read_to_string(port.path().join("name")).is_ok_and(|found| found.trim() == name)
-    })?;
+    let device = ports
+        .filter_map(Result::ok)
+        .find(|port| std::fs::read_to_string(port.path().join("name")).is_ok_and(|found| found.trim() == name))?;
     Some(Path::new("/dev").join(device.file_name()))
 }
 

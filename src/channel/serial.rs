@@ -7,8 +7,8 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::sys::termios::{
-    BaudRate, ControlFlags, FlushArg, SetArg, SpecialCharacterIndices, cfmakeraw, cfsetspeed,
-    tcflush, tcgetattr, tcsetattr,
+    BaudRate, ControlFlags, FlushArg, SetArg, SpecialCharacterIndices, cfmakeraw, cfsetspeed, tcflush, tcgetattr,
+    tcsetattr,
 };
 
 /// Opens and sets up the line. Something that is no terminal is taken as it is.

@@ -7,10 +7,7 @@ use crate::protocol::args;
 use crate::protocol::error::Result;
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::new("guest-sync-delimited", |cx, a| cx.call(sync, a))
-        .lane(Lane::Barrier)
-        .while_frozen()
-        .delimited(),
+    Command::new("guest-sync-delimited", |cx, a| cx.call(sync, a)).lane(Lane::Barrier).while_frozen().delimited(),
     Command::new("guest-sync", |cx, a| cx.call(sync, a)).lane(Lane::Barrier).while_frozen(),
     Command::new("guest-ping", |cx, a| cx.call(ping, a)).lane(Lane::Inline).while_frozen(),
     Command::new("guest-info", |cx, a| cx.call(info, a)).lane(Lane::Inline).while_frozen(),
@@ -56,8 +53,5 @@ fn info(cx: &Ctx<'_>, _: args::Empty) -> Result<Info> {
         enabled: cx.agent.check(row).is_ok(),
         success_response: row.replies,
     };
-    Ok(Info {
-        version: UPSTREAM_VERSION,
-        supported_commands: super::all().map(entry).collect(),
-    })
+    Ok(Info { version: UPSTREAM_VERSION, supported_commands: super::all().map(entry).collect() })
 }

@@ -79,9 +79,9 @@ fn take(file: &Mutex<File>, handle: i64) -> Result<MutexGuard<'_, File>> {
     match file.try_lock() {
         Ok(file) => Ok(file),
         Err(std::sync::TryLockError::Poisoned(file)) => Ok(file.into_inner()),
-        Err(std::sync::TryLockError::WouldBlock) => Err(Error::new(format!(
-            "handle '{handle}' is in use by an earlier request that has not come to an end"
-        ))),
+        Err(std::sync::TryLockError::WouldBlock) => {
+            Err(Error::new(format!("handle '{handle}' is in use by an earlier request that has not come to an end")))
+        }
     }
 }
 
@@ -94,17 +94,15 @@ struct Open<'a> {
 /// Opens a file of the guest; the handle is a number that no client of this guest has seen yet.
 fn open(cx: &Ctx<'_>, args: Open<'_>) -> Result<i64> {
     let (path, word) = (args.path, args.mode.unwrap_or("r"));
-    let mode = Mode::parse(word)
-        .ok_or_else(|| Error::new(format!("invalid file open mode '{}'", echo(word))))?;
+    let mode = Mode::parse(word).ok_or_else(|| Error::new(format!("invalid file open mode '{}'", echo(word))))?;
     tracing::info!(target: AUDIT, "guest-file-open called, filepath: {path}, mode: {word}");
     let files = &cx.agent.files;
     if files.table().len() >= files.limit {
         let limit = files.limit;
         return Err(Error::new(format!("failed to open file '{}': {limit} files are open already", echo(path))));
     }
-    let file = mode.open(path).map_err(|e| {
-        Error::os(format!("failed to open file '{}' (mode: '{word}')", echo(path)), &e)
-    })?;
+    let file =
+        mode.open(path).map_err(|e| Error::os(format!("failed to open file '{}' (mode: '{word}')", echo(path)), &e))?;
     let handle = cx.agent.state.next_handle().map_err(|e| Error::new(e.to_string()))?;
     files.table().insert(handle, Arc::new(Mutex::new(file)));
     cx.undo_if_abandoned(move |agent| {
@@ -148,9 +146,7 @@ impl Mode {
                 file.set_permissions(std::fs::Permissions::from_mode(CREATE_MODE))?;
                 Ok(file)
             }
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                options.truncate(self.base == b'w').open(path)
-            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => options.truncate(self.base == b'w').open(path),
             Err(e) => Err(e),
         }
     }
@@ -167,8 +163,7 @@ fn close(cx: &Ctx<'_>, args: Handle) -> Result<Empty> {
     let file = cx.agent.files.remove(args.handle)?;
     if let Ok(file) = Arc::try_unwrap(file) {
         let file = file.into_inner().unwrap_or_else(PoisonError::into_inner);
-        nix::unistd::close(OwnedFd::from(file))
-            .map_err(|e| Error::os("failed to close handle", &e.into()))?;
+        nix::unistd::close(OwnedFd::from(file)).map_err(|e| Error::os("failed to close handle", &e.into()))?;
     }
     Ok(Empty {})
 }
@@ -330,9 +325,9 @@ fn seek(cx: &Ctx<'_>, args: SeekArgs) -> Result<Position> {
     let shared = cx.agent.files.get(args.handle)?;
     let failed = |e: &io::Error| Error::os("failed to seek file", e);
     let target = match args.whence {
-        Whence::Set => SeekFrom::Start(
-            args.offset.try_into().map_err(|_| failed(&io::ErrorKind::InvalidInput.into()))?,
-        ),
+        Whence::Set => {
+            SeekFrom::Start(args.offset.try_into().map_err(|_| failed(&io::ErrorKind::InvalidInput.into()))?)
+        }
         Whence::Cur => SeekFrom::Current(args.offset),
         Whence::End => SeekFrom::End(args.offset),
         Whence::Other(code) => return Err(Error::new(format!("invalid whence code {code}"))),

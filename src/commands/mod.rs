@@ -26,10 +26,10 @@ pub mod os;
 pub mod password;
 pub mod power;
 pub mod ssh;
-pub mod time;
-pub mod user;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod time;
+pub mod user;
 
 /// All groups, in the order in which they are listed.
 pub static GROUPS: &[&[Command]] = &[
@@ -224,4 +224,3 @@ pub trait Stream: Send {
 /// `{}`: the result of commands that return nothing.
 #[derive(Debug, Serialize)]
 pub struct Empty {}
-

@@ -65,7 +65,10 @@ impl Guest {
     }
 
     /// A kernel that counts freezes, as the real one does, and fails as `fail` says.
-    fn count_freezes(&self, mut fail: impl FnMut(&Effect) -> Option<i32> + Send + 'static) -> Arc<Mutex<HashMap<String, u32>>> {
+    fn count_freezes(
+        &self,
+        mut fail: impl FnMut(&Effect) -> Option<i32> + Send + 'static,
+    ) -> Arc<Mutex<HashMap<String, u32>>> {
         let frozen = Arc::new(Mutex::new(HashMap::new()));
         let counts = frozen.clone();
         self.kernel.script(move |effect| {
@@ -74,7 +77,9 @@ impl Guest {
             }
             let mut counts = counts.lock().expect("not poisoned");
             match effect {
-                Effect::Freeze(path) if path.ends_with("/boot") => Some(io::Error::from_raw_os_error(nix::libc::EOPNOTSUPP)),
+                Effect::Freeze(path) if path.ends_with("/boot") => {
+                    Some(io::Error::from_raw_os_error(nix::libc::EOPNOTSUPP))
+                }
                 Effect::Freeze(path) => {
                     let count = counts.entry(path.clone()).or_insert(0);
                     if *count > 0 {
@@ -110,9 +115,7 @@ fn everything_is_synced_before_the_first_freeze_and_frozen_in_reverse_mount_orde
     let guest = Guest::plain();
     guest.count_freezes(|_| None);
     assert_eq!(freeze(&guest.agent, None), Ok(2));
-    assert_eq!(guest.effects(), [
-        "sync /boot", "sync /home", "sync /", "freeze /boot", "freeze /home", "freeze /",
-    ]);
+    assert_eq!(guest.effects(), ["sync /boot", "sync /home", "sync /", "freeze /boot", "freeze /home", "freeze /",]);
     assert!(guest.agent.freezer.is_frozen() && guest.marker());
 }
 

@@ -16,8 +16,8 @@ pub mod fixture;
 pub mod kernel;
 mod knob;
 pub mod linux;
-pub mod patience;
 mod netlink;
+pub mod patience;
 pub mod run;
 
 pub use kernel::Kernel;

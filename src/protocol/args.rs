@@ -197,9 +197,7 @@ impl<'de> Deserializer<'de> for Argument<'de> {
             Kind::Float(value) => visitor.visit_f64(value),
             Kind::Str(value) => visitor.visit_borrowed_str(value),
             Kind::Array(items) => visitor.visit_seq(Elements { items, index: 0 }),
-            Kind::Object(members) => {
-                visitor.visit_map(Fields { members: Some(members), rest: [].iter(), current: "" })
-            }
+            Kind::Object(members) => visitor.visit_map(Fields { members: Some(members), rest: [].iter(), current: "" }),
         }
     }
 
@@ -241,7 +239,7 @@ impl<'de> Deserializer<'de> for Argument<'de> {
     }
 
     integers! { deserialize_i8 deserialize_i16 deserialize_i32 deserialize_u8 deserialize_u16
-                deserialize_u32 }
+    deserialize_u32 }
     strings! { deserialize_str deserialize_string deserialize_char }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -275,11 +273,7 @@ impl<'de> Deserializer<'de> for Argument<'de> {
         }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Fault> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Fault> {
         visitor.visit_newtype_struct(self)
     }
 

@@ -31,11 +31,8 @@ pub struct Payload<'t> {
 impl<'t> Payload<'t> {
     /// Checks the whole text, so that bad data is refused before anything is done with it.
     pub fn parse(text: &'t str) -> Result<Payload<'t>> {
-        let text: std::borrow::Cow<'t, [u8]> = if text.contains('\n') {
-            text.bytes().filter(|&b| b != b'\n').collect()
-        } else {
-            text.as_bytes().into()
-        };
+        let text: std::borrow::Cow<'t, [u8]> =
+            if text.contains('\n') { text.bytes().filter(|&b| b != b'\n').collect() } else { text.as_bytes().into() };
         // The last group is looked at by itself: it may be padded or short.
         let split = text.len().saturating_sub(1) / 4 * 4;
         let mut last = [0; 3];
@@ -69,7 +66,11 @@ impl<'t> Payload<'t> {
     }
 
     /// Decodes piece by piece into `scratch` and hands each piece on; `each` says whether to go on.
-    pub fn chunks<E>(&self, scratch: &mut Vec<u8>, mut each: impl FnMut(&[u8]) -> std::result::Result<bool, E>) -> std::result::Result<(), E> {
+    pub fn chunks<E>(
+        &self,
+        scratch: &mut Vec<u8>,
+        mut each: impl FnMut(&[u8]) -> std::result::Result<bool, E>,
+    ) -> std::result::Result<(), E> {
         let size = CHUNK.min(self.groups.len() / 4 * 3);
         if scratch.len() < size {
             scratch.resize(size, 0);

@@ -75,7 +75,11 @@ enum Escape {
     None,
     Backslash,
     /// The bytes after `\u`; `quoted` when the last of them was a backslash.
-    Unicode { digits: [u8; 4], have: usize, quoted: bool },
+    Unicode {
+        digits: [u8; 4],
+        have: usize,
+        quoted: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -214,13 +218,9 @@ impl Lexer {
         self.prefix.clear();
         self.prefix.push(byte);
         self.state = match byte {
-            b'"' | b'\'' => State::Str(Quoted {
-                quote: byte,
-                escape: Escape::None,
-                high: None,
-                non_ascii: false,
-                error: None,
-            }),
+            b'"' | b'\'' => {
+                State::Str(Quoted { quote: byte, escape: Escape::None, high: None, non_ascii: false, error: None })
+            }
             b'-' => State::Number(Number::Minus),
             b'0' => State::Number(Number::Zero),
             b'1'..=b'9' => State::Number(Number::Int),
@@ -363,9 +363,7 @@ impl Lexer {
     fn end_string(&mut self, input: &mut &[u8], at: usize, text: &mut Vec<u8>, keep: bool) -> Step {
         self.length += at + 1;
         *input = &input[at + 1..];
-        let State::Str(quoted) = std::mem::take(&mut self.state) else {
-            unreachable!("called for strings")
-        };
+        let State::Str(quoted) = std::mem::take(&mut self.state) else { unreachable!("called for strings") };
         if let Some(reason) = quoted.error {
             return Step::BadText(reason);
         }
@@ -400,9 +398,9 @@ impl Quoted {
 
     /// A `\u` escape is complete, or was cut off by the end of the string.
     fn code_unit(&mut self, digits: [u8; 4], have: usize, text: &mut Vec<u8>, keep: bool) {
-        let unit = digits[..have].iter().try_fold(0, |unit, &digit| {
-            char::from(digit).to_digit(16).map(|value| unit << 4 | value)
-        });
+        let unit = digits[..have]
+            .iter()
+            .try_fold(0, |unit, &digit| char::from(digit).to_digit(16).map(|value| unit << 4 | value));
         let Some(unit) = unit.filter(|_| have == 4) else {
             return self.fail(|| not_unicode(&digits[..have]));
         };
@@ -432,9 +430,7 @@ fn not_unicode(digits: &[u8]) -> String {
 /// The character of a whole `\uXXXX` that needs no second half: the common case in one look.
 fn basic_plane(bytes: &[u8]) -> Option<char> {
     let &[b'\\', b'u', a, b, c, d, ..] = bytes else { return None };
-    let code = [a, b, c, d]
-        .iter()
-        .try_fold(0, |code, &x| char::from(x).to_digit(16).map(|value| code << 4 | value))?;
+    let code = [a, b, c, d].iter().try_fold(0, |code, &x| char::from(x).to_digit(16).map(|value| code << 4 | value))?;
     char::from_u32(code)
 }
 

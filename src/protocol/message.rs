@@ -85,12 +85,8 @@ impl<'m> Value<'m> {
             Node::UInt(u) => Kind::UInt(u),
             Node::Float(f) => Kind::Float(f),
             Node::Str { start, len } => Kind::Str(self.message.str(start, len)),
-            Node::Array { next } => {
-                Kind::Array(Items { message: self.message, at: inner, end: next as usize })
-            }
-            Node::Object { next } => {
-                Kind::Object(Members { message: self.message, at: inner, end: next as usize })
-            }
+            Node::Array { next } => Kind::Array(Items { message: self.message, at: inner, end: next as usize }),
+            Node::Object { next } => Kind::Object(Members { message: self.message, at: inner, end: next as usize }),
         }
     }
 

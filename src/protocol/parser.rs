@@ -85,11 +85,7 @@ impl Parser {
                 let object = byte == b'{';
                 self.open.push(Open { node: self.message.nodes.len(), object, members: 0 });
                 let next = 0; // set when it closes
-                self.message.nodes.push(if object {
-                    Node::Object { next }
-                } else {
-                    Node::Array { next }
-                });
+                self.message.nodes.push(if object { Node::Object { next } } else { Node::Array { next } });
                 self.want = if object { Want::FirstKey } else { Want::FirstItem };
                 return Ok(());
             }
@@ -143,8 +139,7 @@ impl Parser {
     fn close(&mut self) -> Result<(), String> {
         let next = self.position();
         let open = self.open.pop().ok_or("expecting value")?;
-        self.message.nodes[open.node] =
-            if open.object { Node::Object { next } } else { Node::Array { next } };
+        self.message.nodes[open.node] = if open.object { Node::Object { next } } else { Node::Array { next } };
         self.want = Want::Separator;
         Ok(())
     }

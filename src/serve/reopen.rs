@@ -23,7 +23,13 @@ pub(super) struct Reopen {
 impl Reopen {
     pub(super) fn new(config: &Config) -> Reopen {
         let path = config.path.clone().unwrap_or_default();
-        Reopen { method: config.method.clone(), path, wait: FIRST_WAIT, reason: String::new(), worked: !config.retry_path }
+        Reopen {
+            method: config.method.clone(),
+            path,
+            wait: FIRST_WAIT,
+            reason: String::new(),
+            worked: !config.retry_path,
+        }
     }
 
     /// Whether the last attempt had success.

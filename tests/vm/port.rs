@@ -10,7 +10,8 @@ use crate::harness::machine::AGENT_PORT;
 use crate::{script, shared};
 
 /// All threads of the agent together.
-const WAKE_UPS: &str = "cat /proc/$(pidof qemu-ga)/task/*/status | awk '/^voluntary_ctxt_switches/ { sum += $2 } END { print sum }'";
+const WAKE_UPS: &str =
+    "cat /proc/$(pidof qemu-ga)/task/*/status | awk '/^voluntary_ctxt_switches/ { sum += $2 } END { print sum }'";
 
 fn wait_asleep(guest: &mut Guest) {
     let settled = format!("before=$({WAKE_UPS}); sleep 1; test $before = $({WAKE_UPS})");
@@ -45,6 +46,20 @@ fn a_host_that_comes_back_is_served_at_once() {
     }
     let mut agent = guest.agent();
     script::play(&mut agent, &mut guest.shell);
+}
+
+/// What every client with a connection per command does. The request may get to the agent before
+/// the kernel has heard that the host is back: the port still reads as hung up then.
+#[test]
+fn a_request_sent_along_with_the_connection_is_answered() {
+    let Some(mut guest) = shared::systemd() else { return };
+    guest.agent().sync(SOON);
+    for round in 0..20 {
+        // The agent has seen the former client leave, and waits.
+        guest.shell.ok("sleep 0.3");
+        let mut agent = guest.agent();
+        assert!(agent.answers(SOON), "round {round}");
+    }
 }
 
 #[test]

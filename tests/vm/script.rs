@@ -43,10 +43,10 @@ pub fn greet(agent: &mut Agent) {
 
     // The two mistakes a person makes.
     let unknown = agent.refused("guest-pong", &Value::Null);
-    assert_eq!((unknown.class.as_str(), unknown.text.as_str()), (
-        "CommandNotFound",
-        "The command guest-pong has not been found"
-    ));
+    assert_eq!(
+        (unknown.class.as_str(), unknown.text.as_str()),
+        ("CommandNotFound", "The command guest-pong has not been found")
+    );
     agent.send(b"{\"execute\":\"guest-ping\"\"}\n");
     assert!(agent.reply(SOON).is_err(), "not JSON");
     agent.sync(SOON);

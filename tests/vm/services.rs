@@ -35,7 +35,9 @@ fn udev_starts_the_agent_when_its_port_is_plugged_in() {
     let Some(mut guest) = shared::systemd() else { return };
     for _ in 0..2 {
         guest.unplug_agent_port();
-        guest.shell.until("the unit ends with its port", "! systemctl is-active -q qemu-guest-agent && ! pidof qemu-ga");
+        guest
+            .shell
+            .until("the unit ends with its port", "! systemctl is-active -q qemu-guest-agent && ! pidof qemu-ga");
         guest.plug_agent_port();
         let mut agent = guest.agent();
         agent.sync(SOON);

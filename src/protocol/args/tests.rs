@@ -72,10 +72,7 @@ fn faults_inside_lists_have_the_whole_path() {
 #[test]
 fn integers_are_signed_64_bit() {
     for bad in ["9223372036854775808", "1.0", "1e3", "\"1\"", "true", "{}", "1e40"] {
-        assert_eq!(
-            fault(&format!(r#"{{"handle":{bad}}}"#)),
-            "Invalid parameter type for 'handle', expected: integer"
-        );
+        assert_eq!(fault(&format!(r#"{{"handle":{bad}}}"#)), "Invalid parameter type for 'handle', expected: integer");
     }
     let min = parsed::<Sample>(r#"{"handle":-9223372036854775808}"#).expect("fits");
     assert_eq!(min.handle, i64::MIN);

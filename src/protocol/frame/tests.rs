@@ -70,8 +70,7 @@ fn errors_are_upstreams() {
         ("{\"a\":truefalse}\n", &["invalid keyword 'truefalse'"]),
     ];
     for (text, expected) in cases {
-        let expected: Vec<_> =
-            expected.iter().map(|e| format!("error JSON parse error, {e}")).collect();
+        let expected: Vec<_> = expected.iter().map(|e| format!("error JSON parse error, {e}")).collect();
         assert_eq!(one(text), expected, "{text:?}");
     }
 }

@@ -149,8 +149,7 @@ impl Agent {
 
     /// Call, where an error is not expected.
     pub fn get(&mut self, command: &str, arguments: &Value) -> Value {
-        self.call(command, arguments)
-            .unwrap_or_else(|refusal| panic!("{command} {arguments}: {}", refusal.text))
+        self.call(command, arguments).unwrap_or_else(|refusal| panic!("{command} {arguments}: {}", refusal.text))
     }
 
     /// Call, where success is not expected.

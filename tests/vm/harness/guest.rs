@@ -41,7 +41,9 @@ impl Guest {
         let done = match init {
             // "degraded" is told apart by the caller's checks.
             Init::Systemd => "systemctl is-system-running --wait || systemctl --failed --no-legend",
-            Init::Sysv => "while [ \"$(runlevel)\" != 'N 2' ]; do sleep 0.2; done; while pgrep -x rc; do sleep 0.2; done",
+            Init::Sysv => {
+                "while [ \"$(runlevel)\" != 'N 2' ]; do sleep 0.2; done; while pgrep -x rc; do sleep 0.2; done"
+            }
             Init::Busybox => "true",
         };
         let output = self.shell.attempt(done, LATER);
@@ -178,10 +180,8 @@ fn prepare(images: &Path, init: Init) -> Machine {
     }
     let copy = |name: &str| {
         let to = dir.join(name);
-        let status = Command::new("cp")
-            .args(["--sparse=always", "--reflink=auto"])
-            .args([&images.join(name), &to])
-            .status();
+        let status =
+            Command::new("cp").args(["--sparse=always", "--reflink=auto"]).args([&images.join(name), &to]).status();
         assert!(status.is_ok_and(|status| status.success()), "cannot copy {name}");
         to
     };
@@ -209,11 +209,8 @@ fn power_on(machine: &Machine) -> (Child, Qmp, Shell) {
     for name in ["qmp", "shell", "agent", "serial", "spare"] {
         let _ = fs::remove_file(machine.socket(name));
     }
-    let log = fs::File::options()
-        .create(true)
-        .append(true)
-        .open(machine.dir.join("qemu.log"))
-        .expect("open QEMU's log");
+    let log =
+        fs::File::options().create(true).append(true).open(machine.dir.join("qemu.log")).expect("open QEMU's log");
     let mut qemu = Command::new("qemu-system-x86_64")
         .args(machine.arguments())
         .stdin(Stdio::null())

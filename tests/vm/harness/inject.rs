@@ -37,11 +37,7 @@ fn has(image: &Path, path: &str) -> bool {
 
 /// The output of debugfs on an image.
 pub fn debugfs(image: &Path, arguments: &[&str]) -> String {
-    let output = Command::new("/usr/sbin/debugfs")
-        .args(arguments)
-        .arg(image)
-        .output()
-        .expect("run debugfs");
+    let output = Command::new("/usr/sbin/debugfs").args(arguments).arg(image).output().expect("run debugfs");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 

@@ -30,10 +30,7 @@ pub fn until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T
         if let Some(found) = probe() {
             return found;
         }
-        assert!(
-            started.elapsed() < limit,
-            "waited {limit:?} in vain: {what}"
-        );
+        assert!(started.elapsed() < limit, "waited {limit:?} in vain: {what}");
         std::thread::sleep(Duration::from_millis(100));
     }
 }

@@ -47,10 +47,8 @@ fn release_build() -> PathBuf {
 }
 
 fn output_of(program: &Path, argument: impl AsRef<std::ffi::OsStr>) -> String {
-    let output = Command::new(program)
-        .arg(argument)
-        .output()
-        .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    let output =
+        Command::new(program).arg(argument).output().unwrap_or_else(|error| panic!("{}: {error}", program.display()));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
