@@ -19,6 +19,7 @@ pub mod exec;
 pub mod file;
 pub mod filesystem;
 pub mod fsfreeze;
+#[cfg(test)]
 pub mod golden;
 pub mod memory;
 pub mod network;

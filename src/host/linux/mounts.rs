@@ -5,7 +5,7 @@
 //! line. Here a line that makes no sense is left out, and nothing else.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -161,7 +161,7 @@ impl<'t> Line<'t> {
     /// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`
     fn parse(line: &'t [u8]) -> Option<Line<'t>> {
         // Not split at runs of blanks: a source may be empty.
-        let mut fields = line.split(|&b| b == b' ');
+        let mut fields = split(line, b' ');
         let id = parse_number(fields.next()?)?;
         let parent = parse_number(fields.next()?)?;
         let dev = parse_dev(fields.next()?)?;
@@ -183,7 +183,18 @@ impl<'t> Line<'t> {
 
 /// The lines that make sense.
 fn parse(text: &[u8]) -> Vec<Line<'_>> {
-    text.split(|&b| b == b'\n').filter_map(Line::parse).collect()
+    split(text, b'\n').filter_map(Line::parse).collect()
+}
+
+/// The pieces between these bytes. Most of the text is only passed over, so it is searched fast.
+fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let end = memchr::memchr(separator, text);
+        rest = end.map(|end| &text[end + 1..]);
+        Some(&text[..end.unwrap_or(text.len())])
+    })
 }
 
 /// File systems that no path into them has to ask a server or a daemon about.
@@ -207,19 +218,30 @@ const KERNEL_ONLY: &[&[u8]] = &[
 /// and vfat reads its whole table at first.
 const SIZE_IN_MEMORY: &[&[u8]] = &[b"erofs", b"ext2", b"ext3", b"ext4", b"iso9660", b"squashfs"];
 
-/// Which mount hangs on which.
+/// Which mount hangs on which. Sorted lists, which are quicker to make than maps: the kernel's order
+/// is nearly that of the numbers, and few mounts are looked up.
 struct Tree<'t> {
-    by_id: HashMap<u64, &'t Line<'t>>,
-    /// Where something is mounted: the mount below, and the path.
-    places: HashSet<(u64, &'t [u8])>,
+    by_id: Vec<(u64, &'t Line<'t>)>,
+    /// Where something is mounted: the mount below, and the path with its length before it.
+    places: Vec<(u64, usize, &'t [u8])>,
 }
 
 impl<'t> Tree<'t> {
     fn new(lines: &'t [Line<'t>]) -> Tree<'t> {
-        Tree {
-            by_id: lines.iter().map(|line| (line.id, line)).collect(),
-            places: lines.iter().map(|line| (line.parent, line.point.as_ref())).collect(),
-        }
+        let mut by_id: Vec<_> = lines.iter().map(|line| (line.id, line)).collect();
+        by_id.sort_unstable_by_key(|&(id, _)| id);
+        let mut places: Vec<_> = lines.iter().map(|line| (line.parent, line.point.len(), &*line.point)).collect();
+        places.sort_unstable();
+        Tree { by_id, places }
+    }
+
+    fn get(&self, id: u64) -> Option<&'t Line<'t>> {
+        let index = self.by_id.binary_search_by_key(&id, |&(id, _)| id).ok()?;
+        Some(self.by_id[index].1)
+    }
+
+    fn has(&self, below: u64, path: &[u8]) -> bool {
+        self.places.binary_search(&(below, path.len(), path)).is_ok()
     }
 
     fn mount(&self, line: &Line<'_>) -> Mount {
@@ -244,7 +266,7 @@ impl<'t> Tree<'t> {
     /// Looking a path up goes through every mount on the way. So a mount is hidden by one on top of
     /// it, by one over a directory above it on the same parent, and by whatever hides its parent.
     fn is_covered(&self, line: &Line<'_>) -> bool {
-        let on_top = |line: &Line<'_>| line.id != line.parent && self.places.contains(&(line.id, line.point.as_ref()));
+        let on_top = |line: &Line<'_>| line.id != line.parent && self.has(line.id, &line.point);
         // What lies on top of its parent is what hides it, and is seen.
         let with_parent = |(line, parent): (&Line<'_>, &Line<'_>)| on_top(parent) && parent.point != line.point;
         on_top(line)
@@ -256,7 +278,7 @@ impl<'t> Tree<'t> {
     fn is_overlaid(&self, line: &Line<'_>) -> bool {
         let point = line.point.as_ref();
         let slashes = (0..point.len().saturating_sub(1)).filter(|&index| point[index] == b'/');
-        slashes.map(|index| &point[..index.max(1)]).any(|above| self.places.contains(&(line.parent, above)))
+        slashes.map(|index| &point[..index.max(1)]).any(|above| self.has(line.parent, above))
     }
 
     fn is_prompt(&self, line: &Line<'_>) -> bool {
@@ -266,7 +288,7 @@ impl<'t> Tree<'t> {
 
     /// Each mount on the way from this one to the root, with the one that it hangs on.
     fn way_up<'a>(&'a self, line: &'a Line<'a>) -> impl Iterator<Item = (&'a Line<'a>, &'a Line<'a>)> {
-        let parent = |line: &Line<'_>| self.by_id.get(&line.parent).copied().filter(|parent| parent.id != line.id);
+        let parent = |line: &Line<'_>| self.get(line.parent).filter(|parent| parent.id != line.id);
         let pairs = std::iter::successors(parent(line).map(|up| (line, up)), move |&(_, up)| Some((up, parent(up)?)));
         // Parents are a tree; the bound is for a table that is not.
         pairs.take(self.by_id.len())
