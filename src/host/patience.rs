@@ -161,7 +161,10 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// Threads that wait for work. Clones share them.
 #[derive(Clone, Debug, Default)]
-struct Helpers(Arc<Mutex<Vec<(thread::ThreadId, Sender<Job>)>>>);
+struct Helpers(Arc<Mutex<Vec<Idle>>>);
+
+/// A thread that waits, and the way to reach it.
+type Idle = (thread::ThreadId, Sender<Job>);
 
 impl Helpers {
     /// Has a thread do a job.

@@ -103,7 +103,10 @@ fn trimmable() -> Machine {
     machine
 }
 
-fn outcomes(trimmed: &Trimmed) -> Vec<(&str, Option<u64>, Option<u64>, Option<&str>)> {
+/// Path, bytes trimmed, minimum, error.
+type Outcome<'a> = (&'a str, Option<u64>, Option<u64>, Option<&'a str>);
+
+fn outcomes(trimmed: &Trimmed) -> Vec<Outcome<'_>> {
     trimmed.paths.iter().map(|p| (p.path.as_str(), p.trimmed, p.minimum, p.error.as_deref())).collect()
 }
 

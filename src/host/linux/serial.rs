@@ -64,11 +64,11 @@ impl<'h> Serials<'h> {
 
     /// The serial number of a disk, or of the disk that a partition is on.
     pub fn of(&self, device: &Device) -> Option<String> {
-        self.from_udev(device).unwrap_or_else(|| self.rebuilt(device.disk_path())).filter(|serial| !serial.is_empty())
+        self.in_udev(device).unwrap_or_else(|| self.rebuilt(device.disk_path())).filter(|serial| !serial.is_empty())
     }
 
     /// What udev knows; nothing when it does not know the device.
-    fn from_udev(&self, device: &Device) -> Option<Option<String>> {
+    fn in_udev(&self, device: &Device) -> Option<Option<String>> {
         if !self.has_udev {
             return None;
         }
