@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
+use serde::ser::{SerializeSeq, Serializer};
 
 use super::Command;
 use crate::host::Host;
 use crate::host::linux::netlink::{self, Address, Link, Statistics};
-use crate::host::linux::route::{self, Ipv4Route, Ipv6Route};
+use crate::host::linux::route::{self, Tables};
 use crate::protocol::args;
 use crate::protocol::error::{Error, Result};
 
@@ -102,24 +103,27 @@ fn mac<S: Serializer>(mac: &Option<[u8; 6]>, out: S) -> std::result::Result<S::O
     out.collect_str(&format_args!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"))
 }
 
-/// A route; the members of the two families differ.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum Route {
-    Ipv4(Ipv4Route),
-    Ipv6(Ipv6Route),
-}
-
 /// Lists the IPv4 routes of the main table and the IPv6 routes of all tables. Where the kernel has
 /// only one of the families, that is the whole reply.
-fn routes(host: &Host, _: args::Empty) -> Result<Vec<Route>> {
-    match (route::ipv4(host), route::ipv6(host)) {
-        (Err(reason), Err(_)) => Err(Error::os(format!("open(\"{}\")", route::IPV4), &reason)),
-        (ipv4, ipv6) => {
-            let ipv4 = ipv4.unwrap_or_default().into_iter().map(Route::Ipv4);
-            let ipv6 = ipv6.unwrap_or_default().into_iter().map(Route::Ipv6);
-            Ok(ipv4.chain(ipv6).collect())
+fn routes(host: &Host, _: args::Empty) -> Result<Routes> {
+    let tables = Tables::read(host).map_err(|reason| Error::os(format!("open(\"{}\")", route::IPV4), &reason))?;
+    Ok(Routes(tables))
+}
+
+#[derive(Debug)]
+struct Routes(Tables);
+
+/// The members of the two families differ.
+impl Serialize for Routes {
+    fn serialize<S: Serializer>(&self, out: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut list = out.serialize_seq(None)?;
+        for route in self.0.ipv4() {
+            list.serialize_element(&route)?;
         }
+        for route in self.0.ipv6() {
+            list.serialize_element(&route)?;
+        }
+        list.end()
     }
 }
 

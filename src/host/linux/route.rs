@@ -19,9 +19,9 @@ pub const IPV6: &str = "/proc/net/ipv6_route";
 
 /// A line of [`IPV4`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Ipv4Route {
+pub struct Ipv4Route<'t> {
     /// The interface; `*` for a route that refuses.
-    pub iface: String,
+    pub iface: &'t str,
     /// Where it leads.
     pub destination: Ipv4Addr,
     /// By way of this host; 0.0.0.0 when the destination is on the link.
@@ -49,9 +49,9 @@ pub struct Ipv4Route {
 
 /// A line of [`IPV6`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Ipv6Route {
+pub struct Ipv6Route<'t> {
     /// The interface; `lo` for a route that refuses.
-    pub iface: String,
+    pub iface: &'t str,
     /// Where it leads.
     pub destination: Ipv6Addr,
     /// Which bits of the destination count.
@@ -78,31 +78,44 @@ pub struct Ipv6Route {
     pub version: u8,
 }
 
-/// The IPv4 routes.
-///
-/// # Errors
-/// The table cannot be read: a kernel without IPv4.
-pub fn ipv4(host: &Host) -> io::Result<Vec<Ipv4Route>> {
-    let table = host.read_text(IPV4)?;
-    Ok(table.lines().skip(1).filter_map(Ipv4Route::parse).collect())
+/// Both tables, as text: tens of thousands of routes are read while they are written to the reply.
+#[derive(Debug)]
+pub struct Tables {
+    ipv4: String,
+    ipv6: String,
 }
 
-/// The IPv6 routes.
-///
-/// # Errors
-/// The table cannot be read: a kernel without IPv6, or started with `ipv6.disable=1`.
-pub fn ipv6(host: &Host) -> io::Result<Vec<Ipv6Route>> {
-    let table = host.read_text(IPV6)?;
-    Ok(table.lines().filter_map(Ipv6Route::parse).collect())
+impl Tables {
+    /// Reads the tables. A kernel without one of the families, or started with `ipv6.disable=1`, has
+    /// no routes of it.
+    ///
+    /// # Errors
+    /// There is none of the tables.
+    pub fn read(host: &Host) -> io::Result<Tables> {
+        match (host.read_text(IPV4), host.read_text(IPV6)) {
+            (Err(reason), Err(_)) => Err(reason),
+            (ipv4, ipv6) => Ok(Tables { ipv4: ipv4.unwrap_or_default(), ipv6: ipv6.unwrap_or_default() }),
+        }
+    }
+
+    /// The IPv4 routes.
+    pub fn ipv4(&self) -> impl Iterator<Item = Ipv4Route<'_>> {
+        self.ipv4.lines().skip(1).filter_map(Ipv4Route::parse)
+    }
+
+    /// The IPv6 routes.
+    pub fn ipv6(&self) -> impl Iterator<Item = Ipv6Route<'_>> {
+        self.ipv6.lines().filter_map(Ipv6Route::parse)
+    }
 }
 
-impl Ipv4Route {
+impl<'t> Ipv4Route<'t> {
     /// Reads a line; `None` when it is none.
-    fn parse(line: &str) -> Option<Ipv4Route> {
+    fn parse(line: &'t str) -> Option<Ipv4Route<'t>> {
         let mut words = line.split_ascii_whitespace();
         let mut next = || words.next();
         Some(Ipv4Route {
-            iface: next()?.to_owned(),
+            iface: next()?,
             destination: octets(next()?)?,
             gateway: octets(next()?)?,
             flags: hex(next()?)?,
@@ -118,9 +131,9 @@ impl Ipv4Route {
     }
 }
 
-impl Ipv6Route {
+impl<'t> Ipv6Route<'t> {
     /// Reads a line; `None` when it is none.
-    fn parse(line: &str) -> Option<Ipv6Route> {
+    fn parse(line: &'t str) -> Option<Ipv6Route<'t>> {
         let mut words = line.split_ascii_whitespace();
         let mut next = || words.next();
         Some(Ipv6Route {
@@ -133,7 +146,7 @@ impl Ipv6Route {
             refcnt: hex(next()?)?,
             used: hex(next()?)?,
             flags: hex(next()?)?,
-            iface: next()?.to_owned(),
+            iface: next()?,
             version: 6,
         })
     }
