@@ -1,4 +1,4 @@
-//! Dumps of links and addresses: no panic, whatever the kernel sends.
+//! Dumps of links, addresses and routes: no panic, whatever the kernel sends.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -10,4 +10,5 @@ fuzz_target!(|data: &[u8]| {
     let datagram = data.to_vec();
     kernel.route(move |_| Ok(vec![datagram.clone()]));
     let _ = netlink::interfaces(&kernel);
+    let _ = netlink::routes::ipv6_routes(&kernel);
 });

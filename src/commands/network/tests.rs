@@ -13,6 +13,7 @@ const LINKS: &[u8] = include_bytes!("../../../tests/fixtures/network/links.bin")
 const ADDRESSES: &[u8] = include_bytes!("../../../tests/fixtures/network/addresses.bin");
 const IPV4: &str = include_str!("../../../tests/fixtures/network/route");
 const IPV6: &str = include_str!("../../../tests/fixtures/network/ipv6_route");
+const IPV6_DUMP: &[u8] = include_bytes!("../../../tests/fixtures/network/ipv6_routes.bin");
 const INTERFACES_REPLY: &str = include_str!("../../../tests/fixtures/network/interfaces.json");
 const ROUTES_REPLY: &str = include_str!("../../../tests/fixtures/network/routes.json");
 
@@ -216,6 +217,33 @@ fn a_line_that_makes_no_sense_is_left_out() {
     assert_eq!(list.as_array().expect("a list").len(), IPV4.lines().count());
 }
 
+/// A table that is too long to be read as text, of which nothing but the length matters.
+fn long_table() -> String {
+    "0\n".repeat(10_000)
+}
+
+/// All that the dump has is the same as in the text; what it has not is left out.
+#[test]
+fn a_long_ipv6_table_is_dumped() {
+    let machine = with_tables(None, Some(&long_table()));
+    machine.kernel.route(|request| Ok(vec![if request[4] == RTM_GETLINK { LINKS.into() } else { IPV6_DUMP.into() }]));
+    let mut expected = route_list(None, Some(IPV6)).expect("a list");
+    let expected = expected.as_array_mut().expect("a list");
+    expected.retain(|route| route["metric"] != u32::MAX);
+    for route in expected.iter_mut() {
+        route.as_object_mut().expect("a route").remove("refcnt");
+    }
+    let routes = json(&routes(&machine.host(), args::Empty {}).expect("a list"));
+    assert_eq!(routes.as_array(), Some(&*expected));
+}
+
+#[test]
+fn a_long_ipv6_table_is_read_where_no_dump_can_be_had() {
+    let line = IPV6.lines().next().expect("a line");
+    let table = format!("{line}\n").repeat(500);
+    assert_eq!(route_list(None, Some(&table)).expect("a list").as_array().map(Vec::len), Some(500));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -230,6 +258,18 @@ proptest! {
         let (at, end) = (at % addresses.len(), end % (addresses.len() + 1));
         addresses[at] = byte;
         let _ = interfaces(&machine(LINKS, &addresses[..end]).host(), args::Empty {});
+    }
+
+    #[test]
+    fn damaged_dumps_of_routes_are_read_as_far_as_they_go(
+        at in 0..IPV6_DUMP.len(), byte: u8, end in 0..=IPV6_DUMP.len(),
+    ) {
+        let machine = with_tables(None, Some(&long_table()));
+        let mut dump = IPV6_DUMP.to_vec();
+        dump[at] = byte;
+        dump.truncate(end);
+        machine.kernel.route(move |request| Ok(vec![if request[4] == RTM_GETLINK { LINKS.into() } else { dump.clone() }]));
+        let _ = routes(&machine.host(), args::Empty {}).map(|routes| json(&routes));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Links and addresses, from dumps of the kernel's route socket (netlink(7), rtnetlink(7)).
+//! Links, addresses and IPv6 routes, from dumps of the kernel's route socket (netlink(7), rtnetlink(7)).
 //!
 //! One dump lists all links with their 64-bit counters, one all addresses, so the cost is linear in
 //! their number. Only the attributes that are wanted are looked at: what a newer kernel adds can
@@ -13,6 +13,8 @@ use nix::libc;
 use serde::Serialize;
 
 use crate::host::Kernel;
+
+pub mod routes;
 
 /// A dump that changes interrupt is repeated this often; then what came last has to do.
 const ATTEMPTS: usize = 8;
@@ -74,9 +76,9 @@ pub struct Address {
 pub fn interfaces(kernel: &dyn Kernel) -> io::Result<(Vec<Link>, Vec<Address>)> {
     let (mut links, mut addresses) = (Vec::new(), Vec::new());
     for _ in 0..ATTEMPTS {
-        let whole_links = dump(kernel, &link_request(), libc::RTM_NEWLINK, Link::parse, &mut links)?;
+        let whole_links = dump(kernel, &link_request(), libc::RTM_NEWLINK, Link::read, &mut links)?;
         let request = address_request();
-        let whole = dump(kernel, &request, libc::RTM_NEWADDR, Address::parse, &mut addresses)?;
+        let whole = dump(kernel, &request, libc::RTM_NEWADDR, Address::read, &mut addresses)?;
         if whole_links && whole {
             break;
         }
@@ -118,13 +120,13 @@ fn request(kind: u16, payload: &[u8]) -> Vec<u8> {
     message
 }
 
-/// Collects what `parse` makes of each message of the type `kind`; false when the kernel says that
+/// Collects what `read` finds in each message of the type `kind`; false when the kernel says that
 /// things changed during the dump, so that some may be missing or twice.
 fn dump<T>(
     kernel: &dyn Kernel,
     request: &[u8],
     kind: u16,
-    parse: impl Fn(&[u8]) -> Option<T>,
+    read: impl Fn(&[u8], &mut Vec<T>),
     found: &mut Vec<T>,
 ) -> io::Result<bool> {
     found.clear();
@@ -134,7 +136,7 @@ fn dump<T>(
         for message in Messages(datagram) {
             whole &= message.flags & NLM_F_DUMP_INTR == 0;
             if message.kind == kind {
-                found.extend(parse(message.payload));
+                read(message.payload, found);
             } else if let Some(end) = message.end() {
                 failure = end.err();
                 return ControlFlow::Break(());
@@ -197,6 +199,10 @@ fn value(attribute: &[u8]) -> &[u8] {
 }
 
 impl Link {
+    fn read(payload: &[u8], links: &mut Vec<Link>) {
+        links.extend(Link::parse(payload));
+    }
+
     /// Reads the payload of `RTM_NEWLINK`.
     fn parse(payload: &[u8]) -> Option<Link> {
         let index = u32::from_ne_bytes(*payload.get(4..)?.first_chunk()?);
@@ -232,6 +238,10 @@ impl Statistics {
 }
 
 impl Address {
+    fn read(payload: &[u8], addresses: &mut Vec<Address>) {
+        addresses.extend(Address::parse(payload));
+    }
+
     /// Reads the payload of `RTM_NEWADDR`; `None` for families other than IPv4 and IPv6.
     fn parse(payload: &[u8]) -> Option<Address> {
         let &[family, prefix, _, _, ..] = payload else { return None };

@@ -3,12 +3,18 @@
 //! These tables and not a netlink dump, because the dump has no source for the reference counts of
 //! IPv6 routes, for the flags that tell where an IPv6 route came from (RTF_ADDRCONF, RTF_DEFAULT,
 //! RTF_PREFIX_RT...) and for the kernel's entry that refuses what no route leads to.
+//!
+//! But the kernel walks the IPv6 table from its beginning for each page that is read. Where it has
+//! more than a hundred routes, a dump takes its place and these things are left out.
 
-use std::io;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Serialize, Serializer};
 
+use super::netlink::routes::{Ipv6Hop, ipv6_routes};
 use crate::host::Host;
 
 /// The IPv4 routes of the main table.
@@ -16,6 +22,9 @@ pub const IPV4: &str = "/proc/net/route";
 
 /// The IPv6 routes of all tables.
 pub const IPV6: &str = "/proc/net/ipv6_route";
+
+/// A longer IPv6 table is not read but dumped. A route is 150 bytes.
+const IPV6_TEXT: u64 = 16 << 10;
 
 /// A line of [`IPV4`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -67,8 +76,9 @@ pub struct Ipv6Route<'t> {
     pub next_hop: Ipv6Addr,
     /// The lowest wins.
     pub metric: u32,
-    /// References to the route in the kernel.
-    pub refcnt: u32,
+    /// References to the route in the kernel, if known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refcnt: Option<u32>,
     /// Always 0 on recent kernels.
     #[serde(rename = "use")]
     pub used: u32,
@@ -78,11 +88,17 @@ pub struct Ipv6Route<'t> {
     pub version: u8,
 }
 
-/// Both tables, as text: tens of thousands of routes are read while they are written to the reply.
+/// The routes as the kernel gives them: thousands are read while they are written to the reply.
 #[derive(Debug)]
 pub struct Tables {
     ipv4: String,
-    ipv6: String,
+    ipv6: Ipv6Table,
+}
+
+#[derive(Debug)]
+enum Ipv6Table {
+    Text(String),
+    Dump { links: HashMap<u32, String>, hops: Vec<Ipv6Hop> },
 }
 
 impl Tables {
@@ -92,9 +108,12 @@ impl Tables {
     /// # Errors
     /// There is none of the tables.
     pub fn read(host: &Host) -> io::Result<Tables> {
-        match (host.read_text(IPV4), host.read_text(IPV6)) {
+        match (host.read_text(IPV4), Ipv6Table::read(host)) {
             (Err(reason), Err(_)) => Err(reason),
-            (ipv4, ipv6) => Ok(Tables { ipv4: ipv4.unwrap_or_default(), ipv6: ipv6.unwrap_or_default() }),
+            (ipv4, ipv6) => Ok(Tables {
+                ipv4: ipv4.unwrap_or_default(),
+                ipv6: ipv6.unwrap_or_else(|_| Ipv6Table::Text(String::new())),
+            }),
         }
     }
 
@@ -105,7 +124,28 @@ impl Tables {
 
     /// The IPv6 routes.
     pub fn ipv6(&self) -> impl Iterator<Item = Ipv6Route<'_>> {
-        self.ipv6.lines().filter_map(Ipv6Route::parse)
+        let (text, dump) = match &self.ipv6 {
+            Ipv6Table::Text(text) => (Some(text), None),
+            Ipv6Table::Dump { links, hops } => (None, Some((links, hops))),
+        };
+        let dumped = dump.into_iter().flat_map(|(links, hops)| {
+            hops.iter().filter_map(|hop| Some(Ipv6Route::dumped(hop, links.get(&hop.link)?)))
+        });
+        text.into_iter().flat_map(|text| text.lines()).filter_map(Ipv6Route::parse).chain(dumped)
+    }
+}
+
+impl Ipv6Table {
+    fn read(host: &Host) -> io::Result<Ipv6Table> {
+        let mut start = Vec::new();
+        File::open(host.path(IPV6))?.take(IPV6_TEXT + 1).read_to_end(&mut start)?;
+        if start.len() as u64 <= IPV6_TEXT {
+            return Ok(Ipv6Table::Text(String::from_utf8_lossy(&start).into_owned()));
+        }
+        match ipv6_routes(host.kernel()) {
+            Ok((links, hops)) => Ok(Ipv6Table::Dump { links, hops }),
+            Err(_) => host.read_text(IPV6).map(Ipv6Table::Text),
+        }
     }
 }
 
@@ -132,6 +172,22 @@ impl<'t> Ipv4Route<'t> {
 }
 
 impl<'t> Ipv6Route<'t> {
+    fn dumped(hop: &Ipv6Hop, iface: &'t str) -> Ipv6Route<'t> {
+        Ipv6Route {
+            iface,
+            destination: hop.destination,
+            destination_prefix: hop.destination_prefix,
+            source: hop.source,
+            source_prefix: hop.source_prefix,
+            next_hop: hop.next_hop,
+            metric: hop.metric,
+            refcnt: None,
+            used: 0,
+            flags: hop.flags,
+            version: 6,
+        }
+    }
+
     /// Reads a line; `None` when it is none.
     fn parse(line: &'t str) -> Option<Ipv6Route<'t>> {
         let mut words = line.split_ascii_whitespace();
@@ -143,7 +199,7 @@ impl<'t> Ipv6Route<'t> {
             source_prefix: prefix(next()?)?,
             next_hop: groups(next()?)?,
             metric: hex(next()?)?,
-            refcnt: hex(next()?)?,
+            refcnt: Some(hex(next()?)?),
             used: hex(next()?)?,
             flags: hex(next()?)?,
             iface: next()?,
