@@ -17,6 +17,7 @@ use crate::channel::{Endpoint, Input, Link};
 use crate::config::Config;
 use crate::daemon::Lifecycle;
 use crate::freeze;
+use crate::host::linux::malloc;
 use crate::log::{AUDIT, LogControl};
 use crate::output::Output;
 use crate::policy::Policy;
@@ -147,6 +148,7 @@ impl Server {
         }
         self.watch_freeze();
         self.lifecycle.ready();
+        malloc::settle();
         let mut link = match channel.map(Link::new).transpose() {
             Ok(link) => link,
             Err(error) => {

@@ -107,7 +107,7 @@ impl Drop for Bench {
 #[test]
 fn writers_wait_from_freeze_to_thaw() {
     if let Some(why) = obstacle() {
-        println!("SKIPPED: {why}");
+        support::skip(why);
         return;
     }
     let bench = Bench::new(&[]);
@@ -133,7 +133,7 @@ fn writers_wait_from_freeze_to_thaw() {
 #[test]
 fn an_agent_that_is_told_to_end_while_frozen_thaws_first() {
     if let Some(why) = obstacle() {
-        println!("SKIPPED: {why}");
+        support::skip(why);
         return;
     }
     let mut bench = Bench::new(&[]);
@@ -151,7 +151,7 @@ fn an_agent_that_is_told_to_end_while_frozen_thaws_first() {
 #[test]
 fn a_killed_agent_comes_back_frozen_and_its_thaw_works() {
     if let Some(why) = obstacle() {
-        println!("SKIPPED: {why}");
+        support::skip(why);
         return;
     }
     let mut bench = Bench::new(&[]);

@@ -5,19 +5,23 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::time::timeout_at;
 
 use super::{Endpoint, Listener, port};
 use crate::host::linux::fd::{Owned, watch};
 
 /// How often a file that cannot be watched is looked at.
 const BLIND_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long the kernel may take to tell of a host whose bytes are there already.
+const ARRIVAL: Duration = Duration::from_secs(1);
 
 /// What a read found.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,6 +58,7 @@ enum Kind {
     Port {
         device: OwnedFd,
         edges: Watched<Edges>,
+        host: Host,
     },
     Serial(Stream),
     Socket {
@@ -65,6 +70,16 @@ enum Kind {
         file: OwnedFd,
         port: bool,
     },
+}
+
+/// The host's side of a port, as far as we know.
+#[derive(Clone, Copy, Debug)]
+enum Host {
+    Closed,
+    /// Bytes came although the kernel has not told yet that the host opened its side: it does that
+    /// a moment later than it delivers what the host sent along with the connection.
+    Arriving(Instant),
+    Open,
 }
 
 /// An epoll as a descriptor that can itself be watched.
@@ -132,7 +147,7 @@ impl Link {
             Endpoint::Port(device) => match port::edges(&device) {
                 Ok(epoll) => {
                     let edges = watch(Edges(epoll), Interest::READABLE)?;
-                    Kind::Port { device, edges }
+                    Kind::Port { device, edges, host: Host::Closed }
                 }
                 Err(error) if unwatchable(&error) => Kind::Blind { file: device, port: true },
                 Err(error) => return Err(error),
@@ -176,15 +191,20 @@ impl Link {
         match nix::unistd::read(fd, buffer) {
             Ok(0) => {
                 self.readable = false;
-                Ok(Input::End(self.end()))
+                Ok(self.end().map_or(Input::Nothing, Input::End))
             }
             Ok(count) => {
                 // A short read emptied it: the next byte comes with an edge of its own.
                 self.readable = count == buffer.len() || matches!(self.kind, Kind::Port { .. } | Kind::Blind { .. });
+                if let Kind::Port { host: host @ Host::Closed, .. } = &mut self.kind {
+                    *host = Host::Arriving(Instant::now());
+                }
                 Ok(Input::Bytes(count))
             }
             Err(Errno::EAGAIN) => {
                 self.readable = false;
+                // While the host side is closed a read gives 0 instead.
+                self.host_is_open();
                 Ok(Input::Nothing)
             }
             Err(Errno::EINTR) => Ok(Input::Nothing),
@@ -193,17 +213,31 @@ impl Link {
         }
     }
 
-    fn end(&mut self) -> End {
+    /// The other side gave no more; `None` when that is no news.
+    fn end(&mut self) -> Option<End> {
         match &mut self.kind {
-            Kind::Port { .. } | Kind::Blind { port: true, .. } => End::HostClosed,
-            Kind::Serial(_) | Kind::Blind { .. } => End::LineLost,
+            Kind::Port { host, .. } => match *host {
+                Host::Open => {
+                    *host = Host::Closed;
+                    Some(End::HostClosed)
+                }
+                Host::Closed | Host::Arriving(_) => None,
+            },
+            Kind::Blind { port: true, .. } => Some(End::HostClosed),
+            Kind::Serial(_) | Kind::Blind { .. } => Some(End::LineLost),
             Kind::Socket { client, .. } => match client {
                 Some(client) if !is_gone(client.input.get_ref().get().as_fd()) => {
                     client.ended = true;
-                    End::HalfClosed
+                    Some(End::HalfClosed)
                 }
-                _ => End::Gone,
+                _ => Some(End::Gone),
             },
+        }
+    }
+
+    fn host_is_open(&mut self) {
+        if let Kind::Port { host, .. } = &mut self.kind {
+            *host = Host::Open;
         }
     }
 
@@ -262,11 +296,26 @@ impl Link {
     /// When the runtime cannot watch any more.
     pub async fn wait(&mut self, read: bool, write: bool) -> io::Result<()> {
         match &mut self.kind {
-            Kind::Port { edges, .. } => {
-                edges.readable().await?.clear_ready();
+            Kind::Port { edges, host, .. } => {
+                let watched = async { edges.readable().await.map(|mut guard| guard.clear_ready()) };
+                match *host {
+                    Host::Arriving(since) => match timeout_at((since + ARRIVAL).into(), watched).await {
+                        Ok(result) => result?,
+                        // It came and went: the next read says so.
+                        Err(_) => {
+                            *host = Host::Open;
+                            self.readable = true;
+                            return Ok(());
+                        }
+                    },
+                    Host::Closed | Host::Open => watched.await?,
+                }
                 let seen = port::take_edges(&edges.get_ref().get().0)?;
                 self.readable |= !seen.is_empty();
                 self.writable |= seen.contains(EpollFlags::EPOLLOUT);
+                if !seen.is_empty() && !seen.contains(EpollFlags::EPOLLHUP) {
+                    *host = Host::Open;
+                }
             }
             Kind::Serial(stream) | Kind::Socket { client: Some(stream), .. } => {
                 let (readable, writable) = stream.wait(read, write).await?;

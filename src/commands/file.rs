@@ -136,7 +136,7 @@ impl Mode {
             .read(self.base == b'r' || self.update)
             .write(self.base == b'w' || (self.base == b'r' && self.update))
             .append(self.base == b'a')
-            .mode(0)
+            .mode(0o000)
             .custom_flags(nix::libc::O_NOCTTY | nix::libc::O_NONBLOCK);
         if self.base == b'r' {
             return options.open(path);

@@ -328,7 +328,7 @@ impl Lexer {
                 },
                 Escape::Unicode { digits, have, quoted: after_backslash } => {
                     let byte = whole[at];
-                    if byte < 0x20 || byte >= 0xFE {
+                    if !(0x20..0xFE).contains(&byte) {
                         return self.stray(input, at);
                     }
                     let ends = byte == quoted.quote && !*after_backslash;

@@ -30,15 +30,25 @@ impl Request {
             None => fault = Some("QMP input must be a JSON object".to_owned()),
             Some(members) => {
                 for (key, value) in members {
+                    let at = value.position();
                     let found = match (key, value.kind()) {
-                        ("execute", Kind::Str(_)) => Ok(execute = Some(value.position())),
-                        ("execute", _) => Err(member("execute", "must be a string")),
-                        ("arguments", Kind::Object(_)) => Ok(arguments = Some(value.position())),
-                        ("arguments", _) => Err(member("arguments", "must be an object")),
-                        ("id", _) => Ok(id = Some(value.position())),
-                        (other, _) => Err(member(&echo(other), "is unexpected")),
+                        ("execute", Kind::Str(_)) => &mut execute,
+                        ("arguments", Kind::Object(_)) => &mut arguments,
+                        ("id", _) => &mut id,
+                        ("execute", _) => {
+                            fault.get_or_insert_with(|| member("execute", "must be a string"));
+                            continue;
+                        }
+                        ("arguments", _) => {
+                            fault.get_or_insert_with(|| member("arguments", "must be an object"));
+                            continue;
+                        }
+                        (other, _) => {
+                            fault.get_or_insert_with(|| member(&echo(other), "is unexpected"));
+                            continue;
+                        }
                     };
-                    fault = fault.or(found.err());
+                    *found = Some(at);
                 }
             }
         }

@@ -268,7 +268,7 @@ fn a_stream_cut_by_a_sync_is_still_one_line() {
 fn a_flood_behind_a_stuck_command_does_not_hide_the_next_sync() {
     let mut bench = Bench::new();
     bench.work(1);
-    for id in 0..QUEUE_LIMIT as u32 {
+    for id in 0..u32::try_from(QUEUE_LIMIT).expect("small") {
         assert!(bench.session.has_room(bench.now));
         bench.work(id);
     }
