@@ -35,6 +35,8 @@ pub struct Freezer {
     frozen: AtomicBool,
     /// A freeze or thaw is at work: its outcome is not known yet.
     working: AtomicBool,
+    /// The agent is about to end: nothing is frozen any more.
+    ending: AtomicBool,
     log: LogControl,
     inner: Mutex<Inner>,
 }
@@ -52,7 +54,7 @@ impl Freezer {
     pub fn new(frozen: bool, log: LogControl) -> Freezer {
         let since = frozen.then(Instant::now);
         let inner = Mutex::new(Inner { held: Vec::new(), since, hook_owed: frozen });
-        Freezer { frozen: AtomicBool::new(frozen), working: AtomicBool::new(false), log, inner }
+        Freezer { frozen: AtomicBool::new(frozen), working: AtomicBool::new(false), ending: AtomicBool::new(false), log, inner }
     }
 
     /// Whether file systems are frozen, as far as we know.
@@ -63,6 +65,11 @@ impl Freezer {
     /// Whether ending the agent now could leave something frozen.
     pub fn is_busy(&self) -> bool {
         self.is_frozen() || self.working.load(Ordering::SeqCst)
+    }
+
+    /// The agent is about to end: a freeze that has not begun yet, in its hook for example, will not.
+    pub fn refuse_from_now_on(&self) {
+        self.ending.store(true, Ordering::SeqCst);
     }
 
     /// When the file systems were frozen.
@@ -104,13 +111,16 @@ pub fn freeze(agent: &Agent, points: Option<&[&str]>) -> Result<i64> {
     inner.hook_owed = hook.is_some();
     let outcome = hook::run(agent, hook, hook::Phase::Freeze).and_then(|()| freeze_listed(agent, points, &mut inner));
     if !matches!(outcome, Ok(1..)) {
-        // Nothing is frozen: whatever the hook stopped goes on (decision 16).
+        // Nothing is frozen: whatever the hook stopped goes on.
         thaw_hook(agent, &mut inner).unwrap_or_else(|e| tracing::error!("{e}"));
     }
     outcome
 }
 
 fn freeze_listed(agent: &Agent, points: Option<&[&str]>, inner: &mut Inner) -> Result<i64> {
+    if agent.freezer.ending.load(Ordering::SeqCst) {
+        return Err(Error::new("nothing is frozen: the agent is about to end"));
+    }
     let listed = mounts::local(&agent.host).map_err(|e| Error::os("failed to read the mount table", &e))?;
     let wanted = listed
         .into_iter()

@@ -13,7 +13,7 @@ pub struct Policy {
     block: BTreeSet<String>,
 }
 
-/// Thaw is never blocked while frozen: nothing may keep a guest frozen (decision 14).
+/// Thaw is never blocked while frozen: nothing may keep a guest frozen.
 const ALWAYS_WHILE_FROZEN: &str = "guest-fsfreeze-thaw";
 
 impl Policy {
@@ -29,7 +29,7 @@ impl Policy {
     /// Whether a command may be used now.
     ///
     /// # Errors
-    /// The refusal as it goes to the client (decision 4).
+    /// The refusal as it goes to the client.
     pub fn check(&self, row: &Command, frozen: bool) -> Result<(), Error> {
         if frozen && !row.while_frozen {
             return Err(Error::disabled(row.name, "the agent is in frozen state"));

@@ -42,7 +42,7 @@ const BURST: usize = 16;
 const USUAL_BUFFER: usize = 64 << 10;
 const KEEP_BUFFERS: Duration = Duration::from_millis(100);
 
-/// How long an agent that is told to end waits for a thaw (decision 15).
+/// How long an agent that is told to end waits for a thaw.
 const END_FROZEN: Duration = Duration::from_secs(10);
 
 /// What workers tell the loop.
@@ -268,7 +268,8 @@ impl Server {
             match link.read(&mut self.input)? {
                 Input::Nothing => {}
                 Input::Bytes(count) => {
-                    tracing::debug!("read data, count: {count}, data: {}", shown(&self.input[..count]));
+                    let whole = !self.framer.is_pending();
+                    tracing::debug!("read data, count: {count}, data: {}", shown(&self.input[..count], whole));
                     self.unread = 0..count;
                 }
                 Input::End(end) => self.end(&end, link)?,
@@ -458,7 +459,8 @@ impl Server {
                 None
             }
             Signal::End(number) if self.agent.freezer.is_busy() => {
-                // Nothing may stay frozen: wait for the thaw, but not for ever (decision 15).
+                // Nothing may stay frozen: wait for the thaw, but not for ever.
+                self.agent.freezer.refuse_from_now_on();
                 let again = self.end_at.is_some() && number == nix::libc::SIGTERM && self.signals.terminated_before();
                 if again {
                     return Some(self.end_now());
@@ -526,11 +528,12 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-/// What was read, for the verbose log: bounded, on one line, and without payloads.
-fn shown(data: &[u8]) -> String {
+/// What was read, for the verbose log: bounded, on one line, and without payloads. What goes on
+/// with an earlier read (`whole` is false) may be in the middle of one.
+fn shown(data: &[u8], whole: bool) -> String {
     const LIMIT: usize = 256;
     let text = String::from_utf8_lossy(&data[..data.len().min(LIMIT)]);
-    if ["password", "buf-b64", "input-data", "\"keys\""].iter().any(|secret| text.contains(secret)) {
+    if !whole || ["password", "buf-b64", "input-data", "\"keys\""].iter().any(|secret| text.contains(secret)) {
         return "(not shown)".into();
     }
     text.trim_end().escape_debug().to_string().replace("\\\"", "\"")

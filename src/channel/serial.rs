@@ -1,4 +1,4 @@
-//! The serial line: raw, 8 bits, 38400 where the platform wants a speed (decision 23).
+//! The serial line: raw, 8 bits, 38400 where the platform wants a speed.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -38,7 +38,7 @@ const READ_DEFAULT: i64 = 4096;
 const PIECE: usize = 96 << 10;
 
 /// Permissions of files that we create: a root agent must not leave files behind that everybody
-/// may write (decision 10).
+/// may write.
 const CREATE_MODE: u32 = 0o644;
 
 type Shared = Arc<Mutex<File>>;

@@ -225,3 +225,31 @@ pub trait Stream: Send {
 /// `{}`: the result of commands that return nothing.
 #[derive(Debug, Serialize)]
 pub struct Empty {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Host;
+    use crate::host::fake::FakeKernel;
+    use crate::protocol::frame::{Event, Framer};
+    use crate::protocol::request::Request;
+
+    #[test]
+    fn a_handler_that_panics_costs_an_error_reply_and_nothing_else() {
+        const BROKEN: Command = Command::new("guest-broken", |_, _| panic!("a bug"));
+        let host = Host::new("/nonexistent", Box::new(FakeKernel::default()));
+        let agent = testing::agent(host, testing::config());
+        let text = br#"{"execute":"guest-broken","id":7}"#;
+        let Some(Event::Message(Ok(message))) = Framer::default().next(&mut &text[..]) else {
+            panic!("not a message");
+        };
+        let request = Request::parse(message).expect("envelope");
+        let expected = "{\"error\": {\"class\": \"GenericError\", \"desc\": \"guest-broken failed on an internal error\"}, \"id\": 7}\n";
+        let mut inline = Vec::new();
+        agent.answer(&BROKEN, &request, &mut inline);
+        assert_eq!(String::from_utf8_lossy(&inline), expected);
+        let done = agent.work(&BROKEN, &request, |_| true);
+        assert_eq!(String::from_utf8_lossy(&done.reply), expected);
+        assert!(find("guest-ping").is_some_and(|row| agent.check(row).is_ok()));
+    }
+}
