@@ -54,7 +54,13 @@ impl Freezer {
     pub fn new(frozen: bool, log: LogControl) -> Freezer {
         let since = frozen.then(Instant::now);
         let inner = Mutex::new(Inner { held: Vec::new(), since, hook_owed: frozen });
-        Freezer { frozen: AtomicBool::new(frozen), working: AtomicBool::new(false), ending: AtomicBool::new(false), log, inner }
+        Freezer {
+            frozen: AtomicBool::new(frozen),
+            working: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
+            log,
+            inner,
+        }
     }
 
     /// Whether file systems are frozen, as far as we know.
