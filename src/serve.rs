@@ -148,7 +148,7 @@ impl Server {
         }
         self.watch_freeze();
         self.lifecycle.ready();
-        malloc::settle();
+        self.shrink = Some(Instant::now() + KEEP_BUFFERS);
         let mut link = match channel.map(Link::new).transpose() {
             Ok(link) => link,
             Err(error) => {
@@ -417,6 +417,7 @@ impl Server {
         if due(self.shrink) {
             self.shrink = None;
             self.framer.shrink();
+            malloc::settle();
         }
         if due(self.thaw_at) && !self.thawing {
             self.thaw_at = None;

@@ -5,16 +5,17 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::Command;
+use super::{Command, Lane};
 use crate::host::Host;
 use crate::host::linux::cpu::{self, Cpu, Times};
 use crate::protocol::args;
 use crate::protocol::error::{Error, Result, os_reason};
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::new("guest-get-vcpus", |cx, a| cx.call(|cx, args| vcpus(&cx.agent.host, args), a)),
+    Command::new("guest-get-vcpus", |cx, a| cx.call(|cx, args| vcpus(&cx.agent.host, args), a)).lane(Lane::Inline),
     Command::new("guest-set-vcpus", |cx, a| cx.call(|cx, args| set_vcpus(&cx.agent.host, args), a)),
-    Command::new("guest-get-cpustats", |cx, a| cx.call(|cx, args| cpustats(&cx.agent.host, args), a)),
+    Command::new("guest-get-cpustats", |cx, a| cx.call(|cx, args| cpustats(&cx.agent.host, args), a))
+        .lane(Lane::Inline),
 ];
 
 /// All processors of one request together may take this long to start or stop.

@@ -49,6 +49,8 @@ pub struct Framer {
     /// Brackets that a lexical error left open: until they close, or a new line or reset comes,
     /// complete values are remains of a broken message and are refused.
     broken: i64,
+    /// Bytes were discarded after a lexical error and no token has come since.
+    discarding: bool,
 }
 
 impl Framer {
@@ -151,6 +153,7 @@ impl Framer {
     fn add(&mut self, token: Token) -> Option<String> {
         self.tokens += 1;
         self.bytes += self.lexer.length();
+        self.discarding = false;
         if self.failed {
             return None;
         }
@@ -201,7 +204,7 @@ impl Framer {
     /// A lexical error drops the message under construction with its open brackets.
     fn stray(&mut self, what: &str, byte: u8) -> Option<Event> {
         let reset = byte >= 0xFE;
-        let pending = self.is_pending() || what.chars().count() > 1;
+        let pending = self.is_pending() || self.discarding || what.chars().count() > 1;
         let silent = self.failed;
         let open = self.braces + self.brackets;
         // Lines that ended before this are no new start.
@@ -212,6 +215,7 @@ impl Framer {
             0xFE.. | b'\n' => 0,
             _ => self.broken + open,
         };
+        self.discarding = !reset;
         let error = || Error::new(syntax(&format!("stray '{what}'")));
         match (reset, silent) {
             (true, _) => Some(Event::Reset((pending && !silent).then(error))),
