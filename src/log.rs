@@ -7,6 +7,7 @@
 //! Events with the target [`AUDIT`] also go to syslog, where administrators look for what the host
 //! has done.
 
+mod excerpt;
 mod ring;
 mod sink;
 
@@ -23,6 +24,7 @@ use tracing::{Event, Level, Metadata, Subscriber, error, warn};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::{Layer, registry};
 
+pub use self::excerpt::excerpt;
 use self::ring::{Entry, Ring};
 use self::sink::{Sink, Syslog};
 use crate::protocol::error::os_reason;

@@ -5,6 +5,7 @@
 
 mod reopen;
 mod signals;
+mod worker;
 
 use std::io;
 use std::sync::Arc;
@@ -18,16 +19,16 @@ use crate::config::Config;
 use crate::daemon::Lifecycle;
 use crate::freeze;
 use crate::host::linux::malloc;
-use crate::log::{AUDIT, LogControl};
+use crate::log::{AUDIT, LogControl, excerpt};
 use crate::output::Output;
 use crate::policy::Policy;
 use crate::protocol::error::os_reason;
 use crate::protocol::frame::{Event, Framer, Limits};
-use crate::protocol::message::Message;
-use crate::session::{Done, Job, Piece, STUCK_LIMIT, Session};
+use crate::session::{Piece, STUCK_LIMIT, Session};
 
 use reopen::Reopen;
 use signals::{Signal, Signals};
+use worker::{Report, work};
 
 /// Bytes read at a time.
 const READ_SIZE: usize = 128 << 10;
@@ -44,16 +45,6 @@ const KEEP_BUFFERS: Duration = Duration::from_millis(100);
 
 /// How long an agent that is told to end waits for a thaw.
 const END_FROZEN: Duration = Duration::from_secs(10);
-
-/// What workers tell the loop.
-enum Report {
-    /// A reply of several pieces begins.
-    Stream(u64, mpsc::Receiver<Piece>),
-    /// A job ended; its request's buffers come back.
-    Done(u64, Done, Message),
-    /// Thawed unasked.
-    Thawed,
-}
 
 /// Serves until told to end; the result is the exit status.
 pub fn run(agent: Agent, channel: Option<Endpoint>, config: Config, log: LogControl, lifecycle: Lifecycle) -> u8 {
@@ -269,7 +260,7 @@ impl Server {
                 Input::Nothing => {}
                 Input::Bytes(count) => {
                     let whole = !self.framer.is_pending();
-                    tracing::debug!("read data, count: {count}, data: {}", shown(&self.input[..count], whole));
+                    tracing::debug!("read data, count: {count}, data: {}", excerpt(&self.input[..count], whole));
                     self.unread = 0..count;
                 }
                 Input::End(end) => self.end(&end, link)?,
@@ -500,21 +491,6 @@ impl Server {
     }
 }
 
-/// Runs a job on a worker thread.
-fn work(agent: &Agent, job: Job, reporter: &mpsc::UnboundedSender<Report>) {
-    let mut pieces: Option<mpsc::Sender<Piece>> = None;
-    let done = agent.work(job.row, &job.request, |piece| {
-        let sender = pieces.get_or_insert_with(|| {
-            let (sender, receiver) = mpsc::channel(2);
-            let _ = reporter.send(Report::Stream(job.seq, receiver));
-            sender
-        });
-        sender.blocking_send(piece).is_ok()
-    });
-    drop(pieces);
-    let _ = reporter.send(Report::Done(job.seq, done, job.request.into_message()));
-}
-
 async fn next_piece(stream: &mut Option<(u64, mpsc::Receiver<Piece>)>) -> Option<Piece> {
     match stream {
         Some((_, pieces)) => pieces.recv().await,
@@ -527,15 +503,4 @@ async fn sleep_until(deadline: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
     }
-}
-
-/// What was read, for the verbose log: bounded, on one line, and without payloads. What goes on
-/// with an earlier read (`whole` is false) may be in the middle of one.
-fn shown(data: &[u8], whole: bool) -> String {
-    const LIMIT: usize = 256;
-    let text = String::from_utf8_lossy(&data[..data.len().min(LIMIT)]);
-    if !whole || ["password", "buf-b64", "input-data", "\"keys\""].iter().any(|secret| text.contains(secret)) {
-        return "(not shown)".into();
-    }
-    text.trim_end().escape_debug().to_string().replace("\\\"", "\"")
 }
