@@ -43,6 +43,9 @@ const BURST: usize = 16;
 const USUAL_BUFFER: usize = 64 << 10;
 const KEEP_BUFFERS: Duration = Duration::from_millis(100);
 
+/// When a thaw that failed is tried again.
+const THAW_AGAIN: Duration = Duration::from_secs(10);
+
 /// How long an agent that is told to end waits for a thaw.
 const END_FROZEN: Duration = Duration::from_secs(10);
 
@@ -178,6 +181,9 @@ impl Server {
                 Err(error) => return End::Lost(error),
             };
             self.watch_freeze();
+            if self.end_at.is_some() && !self.agent.freezer.is_busy() && self.out.is_empty() {
+                return End::Status(0);
+            }
             let want_read = !link.is_readable() && self.may_read();
             let want_write = !self.out.is_empty();
             let want_piece = self.stream.is_some() && self.out.len() < OUTPUT_HIGH;
@@ -364,7 +370,11 @@ impl Server {
                 self.drain_stream(seq);
                 self.session.done(seq, done, now, &self.agent, &mut self.out);
             }
-            Report::Thawed => self.thawing = false,
+            Report::Thawed => {
+                self.thawing = false;
+                // If it could not be done, not again at once.
+                self.thaw_at = self.agent.freezer.is_frozen().then(|| now + THAW_AGAIN);
+            }
         }
         self.start_jobs();
     }
@@ -396,7 +406,7 @@ impl Server {
 
     /// When `tick` has something to do.
     fn deadline(&self) -> Option<Instant> {
-        let timers = [self.session.deadline(), self.shrink, self.thaw_at, self.end_at];
+        let timers = [self.session.deadline(Instant::now()), self.shrink, self.thaw_at, self.end_at];
         timers.into_iter().flatten().min()
     }
 
@@ -423,6 +433,9 @@ impl Server {
 
     /// Follows the freeze state: its timers, and what had to wait for the thaw.
     fn watch_freeze(&mut self) {
+        if self.thawing {
+            return;
+        }
         if self.agent.freezer.is_frozen() {
             let limit = self.config.fsfreeze.timeout;
             if let (None, Some(limit), Some(since)) = (self.thaw_at, limit, self.agent.freezer.frozen_since()) {

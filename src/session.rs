@@ -129,9 +129,9 @@ impl Session {
         !self.is_full() || self.stuck_at().is_some_and(|at| at <= now)
     }
 
-    /// When `tick` should be called next.
-    pub fn deadline(&self) -> Option<Instant> {
-        let full = if self.is_full() { self.stuck_at() } else { None };
+    /// When `tick` should be called next, or `has_room` changes by itself.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        let full = if self.is_full() { self.stuck_at().filter(|at| *at > now) } else { None };
         self.graces.front().copied().into_iter().chain(full).min()
     }
 

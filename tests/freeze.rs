@@ -149,6 +149,23 @@ fn an_agent_that_is_told_to_end_while_frozen_thaws_first() {
 }
 
 #[test]
+fn an_agent_that_was_told_to_end_goes_when_its_client_has_thawed() {
+    if let Some(why) = obstacle() {
+        support::skip(why);
+        return;
+    }
+    let mut bench = Bench::new(&[]);
+    let mut client = bench.agent.connect();
+    assert_eq!(client.ask("guest-fsfreeze-freeze-list", bench.listed()), 2);
+    support::signal(bench.agent.child.id(), "TERM");
+    assert_eq!(client.ask("guest-fsfreeze-status", json!({})), "frozen");
+    assert_eq!(client.ask("guest-fsfreeze-thaw", json!({})), 2);
+    let status = until("it ends", || bench.agent.child.try_wait().expect("our child"));
+    assert_eq!(status.code(), Some(0));
+    all_finish(bench.write());
+}
+
+#[test]
 fn a_killed_agent_comes_back_frozen_and_its_thaw_works() {
     if let Some(why) = obstacle() {
         support::skip(why);

@@ -132,7 +132,7 @@ fn a_quick_command_before_a_sync_is_answered_in_order() {
     assert!(bench.replies().is_empty());
     bench.finish("guest-get-fsinfo", "one");
     assert_eq!(bench.replies(), ["one", "{\"return\": 7}"]);
-    assert_eq!(bench.session.deadline(), None);
+    assert_eq!(bench.session.deadline(bench.now), None);
 }
 
 #[test]
@@ -273,9 +273,10 @@ fn a_flood_behind_a_stuck_command_does_not_hide_the_next_sync() {
         bench.work(id);
     }
     assert!(!bench.session.has_room(bench.now), "first the client is slowed down");
-    let deadline = bench.session.deadline().expect("then it is heard again");
+    let deadline = bench.session.deadline(bench.now).expect("then it is heard again");
     bench.now = deadline;
     assert!(bench.session.has_room(bench.now));
+    assert_eq!(bench.session.deadline(bench.now), None, "a time that has passed would keep the loop busy");
     bench.work(5);
     bench.send(b"\xff");
     bench.sync(7);
