@@ -21,7 +21,8 @@ pub fn tune() {
     }
 }
 
-/// Gives back what only the start needed: free heap, and the code that reads options and settings.
+/// Gives back what only the start needed: free heap, and the code that reads options and settings,
+/// binds libraries and so on.
 ///
 /// An agent waits nearly all its life, on hosts with thousands of guests. The code comes back from
 /// the page cache, page by page, where it is needed again.
@@ -33,10 +34,9 @@ pub fn settle() {
         nix::libc::malloc_trim(0);
     }
     let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
-    let Ok(program) = std::env::current_exe() else { return };
-    for (start, end) in maps.lines().filter_map(|line| code_of(line, &program)) {
-        // SAFETY: the range is a mapping of this program's file that nobody may write: nothing is
-        // lost with its pages, and they are read again when they are touched.
+    for (start, end) in maps.lines().filter_map(pristine) {
+        // SAFETY: the range is a mapping of a file that nobody may write to and that is as it is in
+        // the file: nothing is lost with its pages, and they are read again when they are touched.
         #[expect(unsafe_code, reason = "no safe wrapper")]
         unsafe {
             nix::libc::madvise(start as *mut nix::libc::c_void, end - start, nix::libc::MADV_DONTNEED);
@@ -44,16 +44,16 @@ pub fn settle() {
     }
 }
 
-/// The range of a line of `/proc/self/maps`, if it is this program's code or constants, as they
-/// are in the file.
-fn code_of(line: &str, program: &std::path::Path) -> Option<(usize, usize)> {
+/// The range of a line of `/proc/self/maps` that holds code or constants as they are in the file.
+/// Those at the head of a file are; what is read-only further on was written to when it was
+/// relocated, and would be lost.
+fn pristine(line: &str) -> Option<(usize, usize)> {
     let mut fields = line.split_ascii_whitespace();
     let (start, end) = fields.next()?.split_once('-')?;
     let (mode, offset) = (fields.next()?, fields.next()?);
     let path = fields.nth(2)?;
-    // The head of the file holds constants; what is read-only further on was relocated.
     let pristine = mode == "r-xp" || (mode == "r--p" && offset == "00000000");
-    if !pristine || std::path::Path::new(path) != program {
+    if !pristine || !path.starts_with('/') {
         return None;
     }
     Some((usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?))
@@ -64,16 +64,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_programs_own_code_is_given_back() {
-        let program = std::path::Path::new("/usr/sbin/qemu-ga");
-        let line = |mode: &str, path: &str| format!("55d0c0a00000-55d0c0b00000 {mode} 00001000 fe:00 1234  {path}");
-        let head = "55d0c0900000-55d0c0a00000 r--p 00000000 fe:00 1234  /usr/sbin/qemu-ga";
-        assert_eq!(code_of(head, program), Some((0x55d0_c090_0000, 0x55d0_c0a0_0000)));
-        assert_eq!(code_of(&line("r-xp", "/usr/sbin/qemu-ga"), program), Some((0x55d0_c0a0_0000, 0x55d0_c0b0_0000)));
-        for (mode, path) in [("r--p", "/usr/sbin/qemu-ga"), ("rw-p", "/usr/sbin/qemu-ga"), ("r-xp", "/lib/libc.so.6")] {
-            assert_eq!(code_of(&line(mode, path), program), None);
-        }
-        assert_eq!(code_of("", program), None);
+    fn only_what_is_as_in_the_file_is_given_back() {
+        let line = |mode: &str, offset: &str, path: &str| {
+            format!("55d0c0a00000-55d0c0b00000 {mode} {offset} fe:00 1234  {path}")
+        };
+        let range = Some((0x55d0_c0a0_0000, 0x55d0_c0b0_0000));
+        assert_eq!(pristine(&line("r-xp", "00001000", "/usr/sbin/qemu-ga")), range);
+        assert_eq!(pristine(&line("r--p", "00000000", "/lib/libc.so.6")), range);
+        assert_eq!(pristine(&line("r--p", "00367000", "/usr/sbin/qemu-ga")), None, "it was relocated");
+        assert_eq!(pristine(&line("rw-p", "00000000", "/usr/sbin/qemu-ga")), None);
+        assert_eq!(pristine(&line("r-xp", "00000000", "[vdso]")), None);
+        assert_eq!(pristine(&line("r-xp", "00000000", "")), None);
+        assert_eq!(pristine(""), None);
         // The code we run comes back.
         settle();
         settle();
