@@ -1,5 +1,7 @@
 //! The process that handles a user's keys: `authorized-keys-worker` of the real program.
 
+mod support;
+
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -70,8 +72,10 @@ fn owner(path: impl AsRef<Path>) -> (u32, u32, u32) {
 }
 
 #[test]
-#[ignore = "needs root, to become another user"]
 fn files_belong_to_the_user() {
+    if !nix::unistd::geteuid().is_root() {
+        return support::skip("not root, so it cannot become another user");
+    }
     let machine = Machine::new();
     let add = json!({"Add": {"keys": ["ssh-rsa A"], "reset": false}});
     assert_eq!(machine.ask(&add), json!({"Ok": []}));
@@ -81,8 +85,10 @@ fn files_belong_to_the_user() {
 }
 
 #[test]
-#[ignore = "needs root, to become another user"]
 fn what_the_user_may_not_read_is_an_error_and_stays() {
+    if !nix::unistd::geteuid().is_root() {
+        return support::skip("not root, so it cannot become another user");
+    }
     let machine = Machine::new();
     fs::create_dir(machine.path(".ssh")).expect("a directory");
     chown(machine.path(".ssh"), Some(12345), Some(12346)).expect("chown");
@@ -101,8 +107,10 @@ fn what_the_user_may_not_read_is_an_error_and_stays() {
 }
 
 #[test]
-#[ignore = "needs root, to become another user"]
 fn a_directory_that_the_user_may_not_write_is_an_error() {
+    if !nix::unistd::geteuid().is_root() {
+        return support::skip("not root, so it cannot become another user");
+    }
     let machine = Machine::new();
     fs::create_dir(machine.path(".ssh")).expect("a directory");
     let answer = machine.ask(&json!({"Add": {"keys": ["ssh-rsa A"], "reset": false}}));
