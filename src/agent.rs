@@ -1,7 +1,7 @@
 //! The agent: the command table together with policy, state and the machine.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::commands::exec::Children;
 use crate::commands::file::Files;
@@ -21,8 +21,6 @@ use crate::state::State;
 pub struct Agent {
     /// The machine.
     pub host: Host,
-    /// Settings as they were at start.
-    pub config: Config,
     /// The handle counter and the frozen marker on disk.
     pub state: State,
     /// Open guest files.
@@ -31,6 +29,7 @@ pub struct Agent {
     pub freezer: Freezer,
     /// Programs of guest-exec.
     pub children: Children,
+    config: RwLock<Arc<Config>>,
     policy: RwLock<Policy>,
 }
 
@@ -39,11 +38,23 @@ impl Agent {
     pub fn new(host: Host, config: Config, state: State, log: LogControl) -> Agent {
         let policy = RwLock::new(Policy::new(&config.allow_rpcs, &config.block_rpcs));
         let freezer = Freezer::new(state.frozen_at_start(), log);
-        let files = Files::new(config.limits.file_handles);
+        let files = Files::default();
+        let config = RwLock::new(Arc::new(config));
         Agent { host, config, state, files, freezer, children: Children::new(), policy }
     }
 
-    /// Replaces the policy, as after a reload of the settings.
+    /// The settings as they are now.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes new settings over: policy, limits, what concerns freezing.
+    pub fn reload(&self, config: Config) {
+        self.set_policy(Policy::new(&config.allow_rpcs, &config.block_rpcs));
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+    }
+
+    /// Replaces the policy.
     pub fn set_policy(&self, policy: Policy) {
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
     }

@@ -113,7 +113,8 @@ pub fn freeze(agent: &Agent, points: Option<&[&str]>) -> Result<i64> {
     let _working = Working::new(&agent.freezer.working);
     let mut inner = agent.freezer.lock();
     tracing::info!(target: AUDIT, "guest-fsfreeze called");
-    let hook = agent.config.fsfreeze_hook.as_deref();
+    let config = agent.config();
+    let hook = config.fsfreeze_hook.as_deref();
     inner.hook_owed = hook.is_some();
     let outcome = hook::run(agent, hook, hook::Phase::Freeze).and_then(|()| freeze_listed(agent, points, &mut inner));
     if !matches!(outcome, Ok(1..)) {
@@ -180,7 +181,7 @@ fn open_all(agent: &Agent, mounts: &[Mount]) -> Result<Vec<Held>> {
         }
         match open(&agent.host, point) {
             Ok(dir) => held.push(Held { point: point.clone(), dir: Arc::new(dir) }),
-            Err(error) if agent.config.fsfreeze.best_effort => {
+            Err(error) if agent.config().fsfreeze.best_effort => {
                 tracing::warn!("{} is not frozen: {}", point.display(), os_reason(&error));
             }
             Err(error) => return Err(Error::os(format!("failed to open {}", point.display()), &error)),
@@ -220,7 +221,8 @@ impl Attempt {
 /// the deadline we give up, and that thread takes back what it may still get.
 fn freeze_each(agent: &Agent, listed: Vec<Held>) -> (Vec<Held>, Option<Error>) {
     let mut frozen = Vec::with_capacity(listed.len());
-    let settings = &agent.config.fsfreeze;
+    let config = agent.config();
+    let settings = &config.fsfreeze;
     let (best_effort, patience) = (settings.best_effort, settings.freeze_timeout);
     let given_up = Arc::new(Mutex::new(false));
     let (sender, attempts) = mpsc::channel();
@@ -340,7 +342,7 @@ fn thaw_hook(agent: &Agent, inner: &mut Inner) -> Result<()> {
     if !std::mem::take(&mut inner.hook_owed) {
         return Ok(());
     }
-    hook::run(agent, agent.config.fsfreeze_hook.as_deref(), hook::Phase::Thaw)
+    hook::run(agent, agent.config().fsfreeze_hook.as_deref(), hook::Phase::Thaw)
 }
 
 /// Thaws without being asked to, because nobody did in time.

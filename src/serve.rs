@@ -21,7 +21,6 @@ use crate::freeze;
 use crate::host::linux::malloc;
 use crate::log::{AUDIT, LogControl, excerpt};
 use crate::output::Output;
-use crate::policy::Policy;
 use crate::protocol::error::os_reason;
 use crate::protocol::frame::{Event, Framer, Limits};
 use crate::session::{Piece, STUCK_LIMIT, Session};
@@ -113,14 +112,13 @@ enum End {
 impl Server {
     fn new(agent: Agent, config: Config, log: LogControl, lifecycle: Lifecycle) -> io::Result<Server> {
         let (reporter, reports) = mpsc::unbounded_channel();
-        let limits = Limits { bytes: config.limits.request_bytes, ..Limits::default() };
         Ok(Server {
             agent: Arc::new(agent),
+            framer: Framer::new(limits(&config)),
             config,
             log,
             lifecycle,
             signals: Signals::new()?,
-            framer: Framer::new(limits),
             session: Session::new(),
             out: Output::default(),
             input: vec![0; READ_SIZE],
@@ -495,13 +493,19 @@ impl Server {
         }
         match self.config.reload() {
             Ok(config) => {
-                self.agent.set_policy(Policy::new(&config.allow_rpcs, &config.block_rpcs));
+                self.framer.set_limits(limits(&config));
+                self.agent.reload(config.clone());
                 self.config = config;
                 tracing::info!("configuration reloaded");
             }
             Err(error) => tracing::error!("configuration not reloaded, the old one stays: {error}"),
         }
     }
+}
+
+/// Bounds on a message, of which the operator may set one.
+fn limits(config: &Config) -> Limits {
+    Limits { bytes: config.limits.request_bytes, ..Limits::default() }
 }
 
 async fn next_piece(stream: &mut Option<(u64, mpsc::Receiver<Piece>)>) -> Option<Piece> {

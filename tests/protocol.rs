@@ -196,3 +196,31 @@ fn frozen_at_start_means_frozen_until_the_thaw() {
     assert_eq!(refused["error"]["desc"], "Command guest-file-open has been disabled: the agent is in frozen state");
     assert_eq!(client.ask("guest-ping", json!({})), json!({}));
 }
+
+#[test]
+fn sighup_takes_policy_and_limits_over_and_keeps_the_old_ones_when_the_file_is_bad() {
+    let dir = tempfile::TempDir::new().expect("a directory");
+    let (socket, settings) = (dir.path().join("s"), dir.path().join("conf"));
+    let write = |text: &str| fs::write(&settings, text).expect("a file");
+    write("[general]\nblock-rpcs=guest-get-time\n[limits]\nfile-handles=1\n");
+    let mut command = Agent::command(dir.path());
+    command.args(["-m", "unix-listen", "-p"]).arg(&socket).arg("-c").arg(&settings);
+    let agent = Agent { child: command.spawn().expect("the agent starts"), dir };
+    until("the socket is there", || std::os::unix::net::UnixStream::connect(&socket).ok());
+    let mut client = agent.connect();
+    let open = json!({"path": "/dev/null"});
+    assert!(client.ask("guest-file-open", open.clone()).is_i64());
+    let refused = client.call("guest-file-open", open.clone()).to_string();
+    assert!(refused.contains("1 files are open already"), "{refused}");
+    assert!(client.call("guest-get-time", json!({})).get("error").is_some());
+
+    write("[general]\nverbose=perhaps\n");
+    support::signal(agent.child.id(), "HUP");
+    until("it complains", || agent.log().contains("configuration not reloaded").then_some(()));
+    assert!(client.call("guest-get-time", json!({})).get("error").is_some());
+
+    write("[limits]\nfile-handles=2\n");
+    support::signal(agent.child.id(), "HUP");
+    until("the new ones are in force", || client.call("guest-get-time", json!({})).get("return").map(drop));
+    assert!(client.ask("guest-file-open", open).is_i64());
+}

@@ -111,7 +111,8 @@ fn exec(cx: &Ctx<'_>, exec: Exec<'_>) -> Result<Started> {
         |reason: &str| Error::new(format!("Failed to execute child process \u{201c}{shown}\u{201d} ({reason})"));
     let failed_os = |error: std::io::Error| failed(&os_reason(&error));
 
-    let limits = &cx.agent.config.limits;
+    let config = cx.agent.config();
+    let limits = &config.limits;
     let Some(slot) = cx.agent.children.reserve(limits) else {
         return Err(failed(&format!("{} programs are running already", limits.running_children)));
     };

@@ -68,17 +68,12 @@ fn is_in_memory(file: &File) -> bool {
 }
 
 /// The open guest files of one agent. They outlive connections and end with the agent.
+#[derive(Default)]
 pub struct Files {
-    limit: usize,
     open: Mutex<HashMap<i64, Shared>>,
 }
 
 impl Files {
-    /// No files, of which `limit` may be open at a time.
-    pub fn new(limit: usize) -> Files {
-        Files { limit, open: Mutex::default() }
-    }
-
     fn table(&self) -> MutexGuard<'_, HashMap<i64, Shared>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -121,8 +116,8 @@ fn open(cx: &Ctx<'_>, args: Open<'_>) -> Result<i64> {
     let mode = Mode::parse(word).ok_or_else(|| Error::new(format!("invalid file open mode '{}'", echo(word))))?;
     tracing::info!(target: AUDIT, "guest-file-open called, filepath: {path}, mode: {word}");
     let files = &cx.agent.files;
-    if files.table().len() >= files.limit {
-        let limit = files.limit;
+    let limit = cx.agent.config().limits.file_handles;
+    if files.table().len() >= limit {
         return Err(Error::new(format!("failed to open file '{}': {limit} files are open already", echo(path))));
     }
     let file =

@@ -28,7 +28,7 @@ pub(super) fn run(agent: &Agent, hook: Option<&Path>, phase: Phase) -> Result<()
         Phase::Thaw => "thaw",
     };
     let path = hook.to_string_lossy();
-    let program = Program::new(&path).args([word]).deadline(agent.config.fsfreeze.hook_timeout);
+    let program = Program::new(&path).args([word]).deadline(agent.config().fsfreeze.hook_timeout);
     agent.host.run_to("execute fsfreeze hook", &program)
 }
 

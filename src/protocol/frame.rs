@@ -59,6 +59,11 @@ impl Framer {
         Framer { limits, ..Framer::default() }
     }
 
+    /// Changes the bounds, also for the message that is under way.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Drops everything pending, as when the client went away.
     pub fn reset(&mut self) {
         *self = Framer::new(self.limits);

@@ -49,7 +49,7 @@ fn handles_are_bounded() {
     let dir = tempfile::tempdir().expect("a directory");
     let agent = agent(dir.path());
     let open = || testing::call(&agent, "guest-file-open", json!({"path": "/dev/null"}));
-    for _ in 0..agent.files.limit {
+    for _ in 0..agent.config().limits.file_handles {
         open().expect("opens");
     }
     let error = open().expect_err("one too many");
