@@ -12,3 +12,4 @@ pub mod message;
 pub mod parser;
 pub mod reply;
 pub mod request;
+mod text;

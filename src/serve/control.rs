@@ -1,0 +1,84 @@
+//! What comes from outside of the channel: the freeze state, signals, new settings.
+
+use std::time::Instant;
+
+use super::signals::Signal;
+use super::worker::Report;
+use super::{END_FROZEN, Server, limits};
+use crate::freeze;
+use crate::protocol::error::os_reason;
+
+impl Server {
+    /// Follows the freeze state: its timers, and what had to wait for the thaw.
+    pub(super) fn watch_freeze(&mut self) {
+        if self.thawing {
+            return;
+        }
+        if self.agent.freezer.is_frozen() {
+            let limit = self.config.fsfreeze.timeout;
+            if let (None, Some(limit), Some(since)) = (self.thaw_at, limit, self.agent.freezer.frozen_since()) {
+                self.thaw_at = Some(since + limit);
+            }
+        } else {
+            self.thaw_at = None;
+            self.lifecycle.thawed();
+        }
+    }
+
+    pub(super) fn thaw_unasked(&mut self, why: &'static str) {
+        self.thawing = true;
+        let (agent, reporter) = (self.agent.clone(), self.reporter.clone());
+        tokio::task::spawn_blocking(move || {
+            freeze::thaw_unasked(&agent, why);
+            let _ = reporter.send(Report::Thawed);
+        });
+    }
+
+    /// Acts on a signal; the exit status if the agent is to end now.
+    pub(super) fn signal(&mut self, signal: Signal, status: u8) -> Option<u8> {
+        match signal {
+            Signal::Reload => {
+                self.reload();
+                None
+            }
+            Signal::End(number) if self.agent.freezer.is_busy() => {
+                // Nothing may stay frozen: wait for the thaw, but not for ever.
+                self.agent.freezer.refuse_from_now_on();
+                let again = self.end_at.is_some() && number == nix::libc::SIGTERM && self.signals.terminated_before();
+                if again {
+                    return Some(self.end_now());
+                }
+                let limit = Instant::now() + END_FROZEN;
+                self.end_at.get_or_insert(self.thaw_at.map_or(limit, |thaw| thaw.min(limit)));
+                None
+            }
+            Signal::End(number) => {
+                tracing::debug!("received signal num {number}, quitting");
+                Some(status)
+            }
+        }
+    }
+
+    /// Ends, and leaves nothing frozen behind.
+    pub(super) fn end_now(&mut self) -> u8 {
+        if self.agent.freezer.is_busy() {
+            freeze::thaw_unasked(&self.agent, "the agent was told to end");
+        }
+        0
+    }
+
+    pub(super) fn reload(&mut self) {
+        if let Err(error) = self.log.reopen() {
+            tracing::error!("unable to open specified log file: {}", os_reason(&error));
+        }
+        match self.config.reload() {
+            Ok(config) => {
+                self.framer.set_limits(limits(&config));
+                self.agent.reload(config.clone());
+                self.config = config;
+                tracing::info!("configuration reloaded");
+            }
+            Err(error) => tracing::error!("configuration not reloaded, the old one stays: {error}"),
+        }
+    }
+}
