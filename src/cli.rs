@@ -14,9 +14,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser};
 
 use self::getopt::Given;
-
-/// The upstream release whose behaviour this agent follows; clients compare it.
-pub const UPSTREAM_VERSION: &str = "11.1.3";
+use crate::commands::agent::UPSTREAM_VERSION;
 
 /// Where the configuration file is unless `--config` or `QGA_CONF` name another one.
 pub const DEFAULT_CONFIG: &str = "/etc/qemu/qemu-ga.conf";

@@ -99,8 +99,8 @@ fn run(mut config: Config, activated: Option<Activated>, log: &LogControl) -> Re
         log.leave_stderr();
     }
     info!("{} started", cli::version());
-    let agent = Agent::new(Host::real(), config.clone(), state, log.clone());
-    Ok(serve::run(agent, channel, config, log.clone(), lifecycle))
+    let agent = Agent::new(Host::real(), config, state, log.clone());
+    Ok(serve::run(agent, channel, log.clone(), lifecycle))
 }
 
 /// Does what an option that ends the program asks for.

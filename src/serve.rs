@@ -49,7 +49,7 @@ const THAW_AGAIN: Duration = Duration::from_secs(10);
 const END_FROZEN: Duration = Duration::from_secs(10);
 
 /// Serves until told to end; the result is the exit status.
-pub fn run(agent: Agent, channel: Option<Endpoint>, config: Config, log: LogControl, lifecycle: Lifecycle) -> u8 {
+pub fn run(agent: Agent, channel: Option<Endpoint>, log: LogControl, lifecycle: Lifecycle) -> u8 {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -64,7 +64,7 @@ pub fn run(agent: Agent, channel: Option<Endpoint>, config: Config, log: LogCont
         }
     };
     let status = runtime.block_on(async {
-        match Server::new(agent, config, log, lifecycle) {
+        match Server::new(agent, log, lifecycle) {
             Ok(server) => server.run(channel).await,
             Err(error) => {
                 tracing::error!("failed to start the event loop: {}", os_reason(&error));
@@ -79,7 +79,6 @@ pub fn run(agent: Agent, channel: Option<Endpoint>, config: Config, log: LogCont
 
 struct Server {
     agent: Arc<Agent>,
-    config: Config,
     log: LogControl,
     lifecycle: Lifecycle,
     signals: Signals,
@@ -110,12 +109,11 @@ enum End {
 }
 
 impl Server {
-    fn new(agent: Agent, config: Config, log: LogControl, lifecycle: Lifecycle) -> io::Result<Server> {
+    fn new(agent: Agent, log: LogControl, lifecycle: Lifecycle) -> io::Result<Server> {
         let (reporter, reports) = mpsc::unbounded_channel();
         Ok(Server {
+            framer: Framer::new(limits(&agent.config())),
             agent: Arc::new(agent),
-            framer: Framer::new(limits(&config)),
-            config,
             log,
             lifecycle,
             signals: Signals::new()?,
@@ -148,7 +146,7 @@ impl Server {
                 return 1;
             }
         };
-        let mut reopen = Reopen::new(&self.config);
+        let mut reopen = Reopen::new(&self.agent.config());
         loop {
             let Some(mut open) = link.take() else {
                 match self.await_channel(&mut reopen).await {
@@ -162,7 +160,7 @@ impl Server {
                 End::Lost(error) => {
                     tracing::error!("error reading channel: {}", os_reason(&error));
                     self.forget_client();
-                    if !self.config.retry_path {
+                    if !self.agent.config().retry_path {
                         return 0;
                     }
                     reopen.lost();
@@ -248,9 +246,7 @@ impl Server {
             self.parse();
             self.start_jobs();
             self.flush(link);
-            if self.half_closed && !self.session.owes() && self.out.is_empty()
-                || self.half_closed && link.client_is_gone()
-            {
+            if self.half_closed && (!self.session.owes() && self.out.is_empty() || link.client_is_gone()) {
                 self.forget_client();
                 link.drop_client();
             }

@@ -17,9 +17,8 @@ use crate::protocol::message::Message;
 use crate::protocol::reply;
 use crate::protocol::request::Request;
 
-/// How long a sync waits for the commands ahead of it: answered within a second, shorter than every
-/// known client's time-out,
-/// long enough for a pipelined quick command to be answered in order.
+/// How long a sync waits for the commands ahead of it: it is answered within a second, which is
+/// shorter than every known client's time-out and long enough for a pipelined quick command to be answered in order.
 pub const GRACE: Duration = Duration::from_millis(900);
 
 /// Abandoned commands that may be on workers at the same time.

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::host::Host;
-use crate::host::linux::mounts::{Dev, Mount};
+use crate::host::linux::mounts::{Dev, Mount, dev_of, parse_dev};
 
 /// Stacks of devices are not deeper than this; a cycle in a broken table ends here.
 const DEPTH: usize = 32;
@@ -57,30 +57,19 @@ fn stores(host: &Host, dev: Dev, depth: usize, each: &mut dyn FnMut(Dev)) {
     let mut below = Vec::new();
     for slave in host.list(format!("{node}/slaves")).unwrap_or_default() {
         let number = Path::new(&node).join("slaves").join(slave).join("dev");
-        below.extend(host.read_attribute(number).ok().and_then(|text| parse(&text)));
+        below.extend(host.read_attribute(number).ok().and_then(|text| parse_dev(text.as_bytes())));
     }
     if let Ok(file) = host.read_attribute(format!("{node}/loop/backing_file")) {
-        below.extend(std::fs::metadata(host.path(&file)).ok().and_then(|meta| split(meta.dev())));
+        below.extend(std::fs::metadata(host.path(&file)).ok().and_then(|meta| dev_of(meta.dev())));
     }
     // A partition is stored on its disk.
     if host.exists(format!("{node}/partition")) {
-        below.extend(host.read_attribute(format!("{node}/../dev")).ok().and_then(|text| parse(&text)));
+        below.extend(host.read_attribute(format!("{node}/../dev")).ok().and_then(|text| parse_dev(text.as_bytes())));
     }
     for dev in below {
         each(dev);
         stores(host, dev, depth - 1, each);
     }
-}
-
-fn parse(text: &str) -> Option<Dev> {
-    let (major, minor) = text.split_once(':')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
-fn split(dev: u64) -> Option<Dev> {
-    let major = nix::sys::stat::major(dev).try_into().ok()?;
-    let minor = nix::sys::stat::minor(dev).try_into().ok()?;
-    Some((major, minor))
 }
 
 #[cfg(test)]
@@ -124,7 +113,7 @@ mod tests {
         std::fs::create_dir_all(&sys).expect("sysfs");
         std::fs::write(root.path().join("image"), "").expect("the file behind the loop");
         std::fs::write(sys.join("backing_file"), "/image\n").expect("sysfs");
-        let stored_on = split(std::fs::metadata(root.path()).expect("there").dev()).expect("fits");
+        let stored_on = dev_of(std::fs::metadata(root.path()).expect("there").dev()).expect("fits");
         // Mounted before the file system that stores it was: reverse mount order would hang.
         let mounts = [mount((7, 0), "/loop"), mount(stored_on, "/data")];
         assert_eq!(points(&host, &mounts), ["/loop", "/data"]);

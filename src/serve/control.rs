@@ -15,7 +15,7 @@ impl Server {
             return;
         }
         if self.agent.freezer.is_frozen() {
-            let limit = self.config.fsfreeze.timeout;
+            let limit = self.agent.config().fsfreeze.timeout;
             if let (None, Some(limit), Some(since)) = (self.thaw_at, limit, self.agent.freezer.frozen_since()) {
                 self.thaw_at = Some(since + limit);
             }
@@ -71,11 +71,10 @@ impl Server {
         if let Err(error) = self.log.reopen() {
             tracing::error!("unable to open specified log file: {}", os_reason(&error));
         }
-        match self.config.reload() {
+        match self.agent.config().reload() {
             Ok(config) => {
                 self.framer.set_limits(limits(&config));
-                self.agent.reload(config.clone());
-                self.config = config;
+                self.agent.reload(config);
                 tracing::info!("configuration reloaded");
             }
             Err(error) => tracing::error!("configuration not reloaded, the old one stays: {error}"),

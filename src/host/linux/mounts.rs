@@ -138,7 +138,7 @@ fn block_device(host: &Host, source: &[u8]) -> Option<Dev> {
 }
 
 /// Splits a number as `stat` gives it.
-fn dev_of(rdev: u64) -> Option<Dev> {
+pub(crate) fn dev_of(rdev: u64) -> Option<Dev> {
     let major = nix::sys::stat::major(rdev).try_into().ok()?;
     let minor = nix::sys::stat::minor(rdev).try_into().ok()?;
     Some((major, minor))
@@ -300,7 +300,7 @@ fn parse_number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
 }
 
 /// `98:0`
-pub(super) fn parse_dev(text: &[u8]) -> Option<Dev> {
+pub(crate) fn parse_dev(text: &[u8]) -> Option<Dev> {
     let colon = text.iter().position(|&b| b == b':')?;
     Some((parse_number(&text[..colon])?, parse_number(&text[colon + 1..])?))
 }
