@@ -286,6 +286,9 @@ impl Table {
 
     /// Drops the oldest results until the limits are kept. Returns how many programs still run.
     fn drop_oldest(&mut self) -> usize {
+        // All output counts, also that of a program which has closed its streams and not ended yet:
+        // nothing tells when it does.
+        let mut bytes: usize = self.children.iter().map(Child::bytes).sum();
         let mut finished: Vec<(u64, usize)> = Vec::new();
         for child in &mut self.children {
             if child.is_finished() {
@@ -293,7 +296,6 @@ impl Table {
             }
         }
         let running = self.children.len() - finished.len();
-        let mut bytes: usize = finished.iter().map(|(_, bytes)| bytes).sum();
         let mut left = finished.len();
         for (serial, size) in finished {
             if left <= self.finished_children && bytes <= self.finished_bytes {
