@@ -37,7 +37,7 @@ impl Agent {
     /// An agent with these settings.
     pub fn new(host: Host, config: Config, state: State, log: LogControl) -> Agent {
         let policy = RwLock::new(Policy::new(&config.allow_rpcs, &config.block_rpcs));
-        let freezer = Freezer::new(state.frozen_at_start(), log);
+        let freezer = Freezer::new(&host, &state, log);
         let files = Files::default();
         let config = RwLock::new(Arc::new(config));
         Agent { host, config, state, files, freezer, children: Children::new(), policy }

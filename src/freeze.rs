@@ -5,12 +5,13 @@
 
 mod hook;
 mod order;
+mod pairs;
 
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -18,10 +19,12 @@ use std::time::Instant;
 use nix::errno::Errno;
 
 use crate::agent::Agent;
-use crate::host::Host;
 use crate::host::linux::mounts::{self, Mount};
+use crate::host::{Host, Kernel};
 use crate::log::{AUDIT, LogControl};
 use crate::protocol::error::{Error, Result, os_reason};
+use crate::state::State;
+use pairs::Told;
 
 /// A file system that is in our hands.
 #[derive(Clone)]
@@ -33,8 +36,8 @@ struct Held {
 /// What we have frozen. The flag is what `guest-fsfreeze-status` tells.
 pub struct Freezer {
     frozen: AtomicBool,
-    /// A freeze or thaw is at work: its outcome is not known yet.
-    working: AtomicBool,
+    /// Freezes and thaws that are at work: their outcome is not known yet.
+    working: AtomicUsize,
     /// The agent is about to end: nothing is frozen any more.
     ending: AtomicBool,
     log: LogControl,
@@ -45,18 +48,21 @@ struct Inner {
     /// In the order of freezing.
     held: Vec<Held>,
     since: Option<Instant>,
-    /// A freeze hook ran and its thaw has not.
-    hook_owed: bool,
+    told: Told,
+    /// While frozen: no page that the thaw needs has to come from a disk.
+    pinned: Option<Pinned>,
 }
 
 impl Freezer {
     /// Nothing frozen; or, when an earlier agent ended with frozen file systems, all that it froze.
-    pub fn new(frozen: bool, log: LogControl) -> Freezer {
-        let since = frozen.then(Instant::now);
-        let inner = Mutex::new(Inner { held: Vec::new(), since, hook_owed: frozen });
+    pub fn new(host: &Host, state: &State, log: LogControl) -> Freezer {
+        let frozen = state.frozen_at_start();
+        let told = Told::at_start(state.hooks_at_start().to_vec(), frozen);
+        let (since, pinned) = (frozen.then(Instant::now), frozen.then(|| Pinned::new(host)));
+        let inner = Mutex::new(Inner { held: Vec::new(), since, told, pinned });
         Freezer {
             frozen: AtomicBool::new(frozen),
-            working: AtomicBool::new(false),
+            working: AtomicUsize::new(0),
             ending: AtomicBool::new(false),
             log,
             inner,
@@ -70,12 +76,16 @@ impl Freezer {
 
     /// Whether ending the agent now could leave something frozen.
     pub fn is_busy(&self) -> bool {
-        self.is_frozen() || self.working.load(Ordering::SeqCst)
+        self.is_frozen() || self.working.load(Ordering::SeqCst) > 0
     }
 
     /// The agent is about to end: a freeze that has not begun yet, in its hook for example, will not.
     pub fn refuse_from_now_on(&self) {
         self.ending.store(true, Ordering::SeqCst);
+    }
+
+    fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::SeqCst)
     }
 
     /// When the file systems were frozen.
@@ -90,18 +100,40 @@ impl Freezer {
 }
 
 /// Marks a freeze or thaw as at work, for the signals that end the agent.
-struct Working<'a>(&'a AtomicBool);
+struct Working<'a>(&'a AtomicUsize);
 
 impl<'a> Working<'a> {
-    fn new(flag: &'a AtomicBool) -> Working<'a> {
-        flag.store(true, Ordering::SeqCst);
-        Working(flag)
+    fn new(count: &'a AtomicUsize) -> Working<'a> {
+        count.fetch_add(1, Ordering::SeqCst);
+        Working(count)
     }
 }
 
 impl Drop for Working<'_> {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::SeqCst);
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// While this lives, everything the process has mapped stays in memory. A page of code that was
+/// dropped would have to be read from a disk, and heap that was swapped out comes back only when
+/// something else can go, which may have to be written to a frozen disk.
+struct Pinned(Arc<dyn Kernel>);
+
+impl Pinned {
+    fn new(host: &Host) -> Pinned {
+        // Not allowed everywhere (`RLIMIT_MEMLOCK` without `CAP_IPC_LOCK`), which does not stop a freeze.
+        if let Err(error) = host.kernel().pin_memory(true) {
+            tracing::debug!("memory is not locked during the freeze: {}", os_reason(&error));
+        }
+        Pinned(host.kernel_handle())
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // Fails only if nothing was locked.
+        let _ = self.0.pin_memory(false);
     }
 }
 
@@ -113,19 +145,16 @@ pub fn freeze(agent: &Agent, points: Option<&[&str]>) -> Result<i64> {
     let _working = Working::new(&agent.freezer.working);
     let mut inner = agent.freezer.lock();
     tracing::info!(target: AUDIT, "guest-fsfreeze called");
-    let config = agent.config();
-    let hook = config.fsfreeze_hook.as_deref();
-    inner.hook_owed = hook.is_some();
-    let outcome = hook::run(agent, hook, hook::Phase::Freeze).and_then(|()| freeze_listed(agent, points, &mut inner));
+    let outcome = inner.told.freeze(agent).and_then(|()| freeze_listed(agent, points, &mut inner));
     if !matches!(outcome, Ok(1..)) {
-        // Nothing is frozen: whatever the hook stopped goes on.
-        thaw_hook(agent, &mut inner).unwrap_or_else(|e| tracing::error!("{e}"));
+        // Nothing is frozen: whatever the hooks stopped goes on.
+        inner.told.thaw(agent).unwrap_or_else(|e| tracing::error!("{e}"));
     }
     outcome
 }
 
 fn freeze_listed(agent: &Agent, points: Option<&[&str]>, inner: &mut Inner) -> Result<i64> {
-    if agent.freezer.ending.load(Ordering::SeqCst) {
+    if agent.freezer.is_ending() {
         return Err(Error::new("nothing is frozen: the agent is about to end"));
     }
     let listed = mounts::local(&agent.host).map_err(|e| Error::os("failed to read the mount table", &e))?;
@@ -142,7 +171,9 @@ fn freeze_listed(agent: &Agent, points: Option<&[&str]>, inner: &mut Inner) -> R
     }
     tracing::warn!("disabling logging due to filesystem freeze");
     agent.freezer.log.hold();
+    inner.pinned = Some(Pinned::new(&agent.host));
     if let Err(error) = agent.state.mark_frozen() {
+        inner.pinned = None;
         agent.freezer.log.release();
         return Err(Error::os("failed to note the freeze in the state directory", &error));
     }
@@ -303,9 +334,29 @@ pub fn thaw(agent: &Agent) -> Result<i64> {
     }
     finish_thaw(agent, &mut inner);
     tracing::info!(target: AUDIT, "guest-fsthaw called");
-    thaw_hook(agent, &mut inner)
+    inner
+        .told
+        .thaw(agent)
         .map_err(|error| Error::new(format!("file systems thawed ({count}), but: {}", error.desc)))?;
     Ok(count)
+}
+
+/// Whether an earlier agent was killed between a hook's freeze and its thaw. Not while frozen: then
+/// the thaw is still to come.
+pub fn owes_hooks(agent: &Agent) -> bool {
+    !agent.state.hooks_at_start().is_empty() && !agent.freezer.is_frozen()
+}
+
+/// Tells those hooks of the thaw.
+pub fn settle_hooks(agent: &Agent) {
+    let _working = Working::new(&agent.freezer.working);
+    let mut inner = agent.freezer.lock();
+    // A freeze that came first has told them of its own freeze and thaw.
+    if inner.told.is_empty() || agent.freezer.is_frozen() {
+        return;
+    }
+    tracing::error!("an earlier agent ended between a freeze hook and its thaw: the hooks are told of the thaw now");
+    inner.told.thaw(agent).unwrap_or_else(|error| tracing::error!("{error}"));
 }
 
 /// Thaws what we froze, in the opposite order, by the descriptors that were kept.
@@ -326,6 +377,7 @@ fn thaw_fully(agent: &Agent, dir: &File) -> bool {
 fn finish_thaw(agent: &Agent, inner: &mut Inner) {
     agent.freezer.frozen.store(false, Ordering::SeqCst);
     inner.held.clear();
+    inner.pinned = None;
     inner.since = None;
     let unmarked = agent.state.unmark_frozen();
     agent.freezer.log.release();
@@ -335,14 +387,6 @@ fn finish_thaw(agent: &Agent, inner: &mut Inner) {
     if let Err(error) = agent.state.thawed() {
         tracing::error!("{error}");
     }
-}
-
-/// Runs the thaw hook if a freeze hook ran since it last did.
-fn thaw_hook(agent: &Agent, inner: &mut Inner) -> Result<()> {
-    if !std::mem::take(&mut inner.hook_owed) {
-        return Ok(());
-    }
-    hook::run(agent, agent.config().fsfreeze_hook.as_deref(), hook::Phase::Thaw)
 }
 
 /// Thaws without being asked to, because nobody did in time.

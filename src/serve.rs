@@ -137,6 +137,7 @@ impl Server {
             tracing::info!(target: AUDIT, "the command lists name '{name}', which is no command");
         }
         self.watch_freeze();
+        self.settle_hooks();
         self.lifecycle.ready();
         self.shrink = Some(Instant::now() + KEEP_BUFFERS);
         let mut link = match channel.map(Link::new).transpose() {

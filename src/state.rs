@@ -1,11 +1,14 @@
-//! What the agent remembers from one start to the next, in two files of its state directory:
+//! What the agent remembers from one start to the next, in the files of its state directory:
 //!
 //! - `qga.state`, a key file with the number of the next file handle, so that handles are never used twice;
-//! - `qga.state.isfrozen`, which exists exactly while file systems are frozen by us.
+//! - `qga.state.isfrozen`, which exists exactly while file systems are frozen by us;
+//! - `qga.state.hooks`, which exists exactly while freeze hooks wait for their thaw ([`told`]).
 //!
-//! Names and formats are the stock agent's, so that one can take over from the other. The marker
+//! Names and formats of the first two are the stock agent's, so that one can take over from the other. The marker
 //! additionally holds the boot id (upstream's is empty): nothing stays frozen over a reboot, so a marker
 //! of another boot is a left-over.
+
+mod told;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -46,9 +49,11 @@ pub enum StateError {
 pub struct State {
     file: PathBuf,
     marker: PathBuf,
+    hooks: PathBuf,
     /// Empty if the system does not tell.
     boot_id: String,
     frozen_at_start: bool,
+    hooks_at_start: Vec<PathBuf>,
     counter: Mutex<Counter>,
 }
 
@@ -78,8 +83,11 @@ impl State {
         let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
         let (file, marker) = (dir.join("qga.state"), dir.join("qga.state.isfrozen"));
         let frozen_at_start = check_marker(&marker, boot_id)?;
+        let hooks = dir.join("qga.state.hooks");
+        let hooks_at_start = told::read(&hooks, boot_id);
         let counter = Mutex::new(load(&file)?);
-        let state = State { file, marker, boot_id: boot_id.into(), frozen_at_start, counter };
+        let boot_id = boot_id.into();
+        let state = State { file, marker, hooks, boot_id, frozen_at_start, hooks_at_start, counter };
         if !frozen_at_start {
             state.thawed()?;
         }
@@ -89,6 +97,16 @@ impl State {
     /// Whether an earlier agent left the file systems frozen.
     pub fn frozen_at_start(&self) -> bool {
         self.frozen_at_start
+    }
+
+    /// The freeze hooks that an earlier agent told of a freeze and not of its thaw.
+    pub fn hooks_at_start(&self) -> &[PathBuf] {
+        &self.hooks_at_start
+    }
+
+    /// Notes on disk which freeze hooks are to be told of the thaw.
+    pub fn note_hooks(&self, programs: &[PathBuf]) -> io::Result<()> {
+        told::write(&self.hooks, &self.boot_id, programs)
     }
 
     /// A handle that no client of this boot has seen. The counter is on disk before it is returned.

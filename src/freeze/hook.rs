@@ -1,50 +1,229 @@
-//! The operator's program that is told of a freeze before it and of a thaw after it.
+//! The operator's programs that are told of a freeze before it and of a thaw after it: which they
+//! are, and whether they may be trusted.
+//!
+//! Upstream's contract: one program, called with `freeze` or `thaw`. The one that distributions ship
+//! calls every executable in a directory beside it. Our agent does that itself, because only then can
+//! each of them have a time limit, an error of its own, and its thaw.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::ffi::OsStr;
+use std::fs::Metadata;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
-use crate::agent::Agent;
-use crate::host::run::Program;
-use crate::protocol::error::{Error, Result};
+use crate::host::Host;
+use crate::protocol::error::{Error, Result, os_reason};
 
-/// What the hook is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    Freeze,
-    Thaw,
+/// The script of our packages. As long as it is unchanged, its directory is run instead of it.
+const SHIPPED: &[u8] = include_bytes!("../../packaging/fsfreeze-hook");
+
+/// What editors and package managers leave beside a script.
+const LEFT_OVER: [&str; 14] = [
+    "~",
+    ".bak",
+    ".orig",
+    ".rpmnew",
+    ".rpmorig",
+    ".rpmsave",
+    ".sample",
+    ".dpkg-old",
+    ".dpkg-new",
+    ".dpkg-tmp",
+    ".dpkg-dist",
+    ".dpkg-bak",
+    ".dpkg-backup",
+    ".dpkg-remove",
+];
+
+/// What `fsfreeze-hook` in the configuration leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// No hook.
+    None,
+    /// A program that is called itself.
+    Program(PathBuf),
+    /// A directory whose executables are called.
+    Directory(PathBuf),
 }
 
-/// Runs the hook, if one is set, for as long as `[fsfreeze] hook-timeout` allows.
+impl Source {
+    /// A directory, or a program. The directory beside the program (`fsfreeze-hook.d`) stands for
+    /// it when the program is ours, unchanged, or not there.
+    pub(super) fn find(host: &Host, configured: Option<&Path>) -> Source {
+        // RHEL switches the hook off by naming /dev/null.
+        let none = |hook: &&Path| hook.as_os_str().is_empty() || *hook == Path::new("/dev/null");
+        let Some(hook) = configured.filter(|hook| !none(hook)) else { return Source::None };
+        let hook = std::path::absolute(hook).unwrap_or_else(|_| hook.to_owned());
+        let mut beside = hook.clone().into_os_string();
+        beside.push(".d");
+        let is_directory = |path: &Path| host.path(path).is_dir();
+        if is_directory(&hook) {
+            Source::Directory(hook)
+        } else if is_directory(beside.as_ref()) && (!host.path(&hook).exists() || is_shipped(host, &hook)) {
+            Source::Directory(beside.into())
+        } else {
+            Source::Program(hook)
+        }
+    }
+
+    /// All programs to be called, in the order of the freeze.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, or others than root may put programs there.
+    pub(super) fn programs(self, host: &Host) -> Result<Vec<PathBuf>> {
+        let directory = match self {
+            Source::None => return Ok(Vec::new()),
+            Source::Program(program) => return Ok(vec![program]),
+            Source::Directory(directory) => directory,
+        };
+        let unreadable =
+            |error| Error::os(format!("failed to read the fsfreeze hooks in '{}'", directory.display()), &error);
+        let found = std::fs::metadata(host.path(&directory)).map_err(unreadable)?;
+        if let Some(why) = distrust(&found) {
+            return Err(refused(&directory, why));
+        }
+        // Sorted by their bytes, as a shell does in the C locale.
+        let names = host.list(&directory).map_err(unreadable)?;
+        let is_program = |path: &PathBuf| {
+            let found = std::fs::metadata(host.path(path));
+            found.is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+        };
+        let wanted = names.iter().filter(|name| is_wanted(name));
+        Ok(wanted.map(|name| directory.join(name)).filter(is_program).collect())
+    }
+}
+
+fn is_shipped(host: &Host, hook: &Path) -> bool {
+    std::fs::metadata(host.path(hook)).is_ok_and(|found| found.is_file() && found.len() == SHIPPED.len() as u64)
+        && host.read(hook).is_ok_and(|text| text == SHIPPED)
+}
+
+/// A shell's `*` passes over names with a leading dot.
+fn is_wanted(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    !name.starts_with(b".") && !LEFT_OVER.iter().any(|ending| name.ends_with(ending.as_bytes()))
+}
+
+/// Refuses a program that others than root could put their own commands into: root runs it.
 ///
 /// # Errors
-/// With its exit status and the end of what it wrote.
-pub(super) fn run(agent: &Agent, hook: Option<&Path>, phase: Phase) -> Result<()> {
-    // RHEL switches the hook off by naming this.
-    let none = |hook: &&Path| hook.as_os_str().is_empty() || *hook == Path::new("/dev/null");
-    let Some(hook) = hook.filter(|hook| !none(hook)) else { return Ok(()) };
-    check(agent, hook)?;
-    let word = match phase {
-        Phase::Freeze => "freeze",
-        Phase::Thaw => "thaw",
+/// With what is wrong. A program that is not there passes: the attempt to run it says so.
+pub(super) fn check(host: &Host, program: &Path) -> Result<()> {
+    let found = match std::fs::metadata(host.path(program)) {
+        Ok(found) => found,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(refused(program, &os_reason(&error))),
     };
-    let path = hook.to_string_lossy();
-    let program = Program::new(&path).args([word]).deadline(agent.config().fsfreeze.hook_timeout);
-    agent.host.run_to("execute fsfreeze hook", &program)
-}
-
-/// Refuses a hook that others than root may write: it would be root for everybody.
-fn check(agent: &Agent, hook: &Path) -> Result<()> {
-    let refuse = |why: &str| Err(Error::new(format!("fsfreeze hook '{}' is not run: {why}", hook.display())));
-    let Ok(found) = std::fs::metadata(agent.host.path(hook)) else {
-        // The attempt to run it says what is wrong.
-        return Ok(());
-    };
-    let ours = nix::unistd::geteuid().as_raw();
-    if found.uid() != 0 && found.uid() != ours {
-        return refuse("its owner is not root");
+    if let Some(why) = distrust(&found) {
+        return Err(refused(program, why));
     }
-    if found.is_file() && found.mode() & 0o022 != 0 {
-        return refuse("others than root may write to it");
+    let directory = program.parent().and_then(|parent| std::fs::metadata(host.path(parent)).ok());
+    // A sticky directory, such as /tmp, lets nobody touch another's files.
+    if directory.is_some_and(|found| found.mode() & 0o1000 == 0 && distrust(&found).is_some()) {
+        return Err(refused(program, "others than root may replace it"));
     }
     Ok(())
+}
+
+fn refused(path: &Path, why: &str) -> Error {
+    Error::new(format!("fsfreeze hook '{}' is not run: {why}", path.display()))
+}
+
+fn distrust(found: &Metadata) -> Option<&'static str> {
+    let ours = nix::unistd::geteuid().as_raw();
+    if found.uid() != 0 && found.uid() != ours {
+        return Some("its owner is not root");
+    }
+    (found.mode() & 0o022 != 0).then_some("others than root may write to it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeKernel;
+
+    struct Machine {
+        /// Removed in the end.
+        _root: tempfile::TempDir,
+        host: Host,
+    }
+
+    impl Machine {
+        fn new() -> Machine {
+            let root = tempfile::tempdir().expect("a directory");
+            let host = Host::new(root.path(), Box::new(FakeKernel::default()));
+            std::fs::create_dir_all(root.path().join("etc/hook.d")).expect("a directory");
+            Machine { _root: root, host }
+        }
+
+        fn file(&self, path: &str, mode: u32, text: &[u8]) {
+            let path = self.host.path(path);
+            std::fs::write(&path, text).expect("a file");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("a mode");
+        }
+
+        fn source(&self, hook: &str) -> Source {
+            Source::find(&self.host, Some(Path::new(hook)))
+        }
+    }
+
+    #[test]
+    fn no_hook_and_what_switches_it_off() {
+        let machine = Machine::new();
+        assert_eq!(Source::find(&machine.host, None), Source::None);
+        assert_eq!(machine.source(""), Source::None);
+        assert_eq!(machine.source("/dev/null"), Source::None);
+    }
+
+    #[test]
+    fn the_directory_stands_for_the_shipped_script_and_for_a_missing_one() {
+        let machine = Machine::new();
+        let directory = || Source::Directory("/etc/hook.d".into());
+        assert_eq!(machine.source("/etc/hook.d"), directory());
+        assert_eq!(machine.source("/etc/hook"), directory());
+        machine.file("/etc/hook", 0o755, SHIPPED);
+        assert_eq!(machine.source("/etc/hook"), directory());
+        machine.file("/etc/hook", 0o755, b"#!/bin/sh\n# the operator's own\n");
+        assert_eq!(machine.source("/etc/hook"), Source::Program("/etc/hook".into()));
+        // Without a directory there is nothing that could stand for it.
+        assert_eq!(machine.source("/etc/other"), Source::Program("/etc/other".into()));
+    }
+
+    #[test]
+    fn executables_are_called_in_the_order_of_their_names_without_left_overs() {
+        let machine = Machine::new();
+        for name in ["20-b", "10-a", "B", "old~", "x.rpmsave", "x.sample", "x.dpkg-dist", ".hidden"] {
+            machine.file(&format!("/etc/hook.d/{name}"), 0o755, b"");
+        }
+        machine.file("/etc/hook.d/README", 0o644, b"");
+        std::fs::create_dir(machine.host.path("/etc/hook.d/directory")).expect("a directory");
+        let programs = machine.source("/etc/hook").programs(&machine.host).expect("readable");
+        let expected = ["10-a", "20-b", "B"].map(|name| Path::new("/etc/hook.d").join(name));
+        assert_eq!(programs, expected);
+    }
+
+    #[test]
+    fn what_others_than_root_may_change_is_refused() {
+        let machine = Machine::new();
+        let refusal = || check(&machine.host, Path::new("/etc/hook")).map_err(|e| e.desc);
+        assert_eq!(refusal(), Ok(()), "the attempt to run it says that it is missing");
+        machine.file("/etc/hook", 0o755, b"");
+        assert_eq!(refusal(), Ok(()));
+        let mode = |path: &str, mode| {
+            std::fs::set_permissions(machine.host.path(path), std::fs::Permissions::from_mode(mode)).expect("a mode");
+        };
+        for bad in [0o775, 0o757] {
+            mode("/etc/hook", bad);
+            let text = "fsfreeze hook '/etc/hook' is not run: others than root may write to it";
+            assert_eq!(refusal(), Err(text.to_owned()));
+        }
+        mode("/etc/hook", 0o755);
+        mode("/etc", 0o777);
+        assert!(refusal().is_err_and(|text| text.ends_with("others than root may replace it")));
+        mode("/etc", 0o1777);
+        assert_eq!(refusal(), Ok(()));
+        mode("/etc/hook.d", 0o1777);
+        let listed = machine.source("/etc/hook.d").programs(&machine.host).map_err(|e| e.desc);
+        assert!(listed.is_err_and(|text| text.contains("others than root may write to it")));
+    }
 }

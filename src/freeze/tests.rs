@@ -10,6 +10,8 @@ use super::*;
 use crate::commands::testing;
 use crate::host::fake::{Effect, FakeKernel};
 
+mod hooks;
+
 /// A guest with three file systems, of which `/home` is mounted a second time.
 struct Guest {
     root: TempDir,
@@ -45,6 +47,20 @@ impl Guest {
 
     fn plain() -> Guest {
         Guest::new(|_, _| {})
+    }
+
+    /// Changes the settings, as SIGHUP does.
+    fn set(&mut self, change: impl FnOnce(&mut crate::config::Config)) {
+        let mut config = (*self.agent.config()).clone();
+        change(&mut config);
+        self.agent.reload(config);
+    }
+
+    /// The agent that is started after this one was killed.
+    fn restarted(&self) -> Agent {
+        let host = Host::new(self.root.path(), Box::new(self.kernel.clone()));
+        let state = State::open(self.state.path()).expect("a state");
+        Agent::new(host, (*self.agent.config()).clone(), state, LogControl::detached())
     }
 
     /// What reached the kernel, with paths as the guest sees them.
@@ -196,64 +212,6 @@ fn a_freeze_that_hangs_is_given_up_and_taken_back_when_it_ends() {
     assert!(!guest.effects().contains(&"freeze /".to_owned()));
 }
 
-fn hook(root: &Path, body: &str) -> PathBuf {
-    use std::os::unix::fs::PermissionsExt;
-    let path = root.join("hook");
-    std::fs::write(&path, format!("#!/bin/sh\necho $1 >> {}/log\n{body}\n", root.display())).expect("a file");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a mode");
-    PathBuf::from("/hook")
-}
-
-fn hook_log(guest: &Guest) -> String {
-    std::fs::read_to_string(guest.root.path().join("log")).unwrap_or_default()
-}
-
-#[test]
-fn a_hook_that_fails_stops_the_freeze_and_is_told_of_the_thaw() {
-    let guest = Guest::new(|config, root| {
-        config.fsfreeze_hook = Some(hook(root, "[ $1 = thaw ] || { echo no space for the dump >&2; exit 3; }"));
-    });
-    let error = freeze(&guest.agent, None).expect_err("the hook failed").desc;
-    assert_eq!(error, "child process has failed to execute fsfreeze hook: no space for the dump\n");
-    assert_eq!(hook_log(&guest), "freeze\nthaw\n");
-    assert!(guest.effects().is_empty());
-}
-
-#[test]
-fn hooks_run_in_pairs_and_not_for_a_thaw_without_a_freeze() {
-    let guest = Guest::new(|config, root| config.fsfreeze_hook = Some(hook(root, "")));
-    guest.count_freezes(|_| None);
-    assert_eq!(thaw(&guest.agent), Ok(0));
-    assert_eq!(hook_log(&guest), "");
-    assert_eq!(freeze(&guest.agent, None), Ok(2));
-    assert_eq!(thaw(&guest.agent), Ok(2));
-    assert_eq!(thaw(&guest.agent), Ok(0));
-    assert_eq!(hook_log(&guest), "freeze\nthaw\n");
-}
-
-#[test]
-fn a_hook_that_anybody_may_write_is_refused() {
-    use std::os::unix::fs::PermissionsExt;
-    let guest = Guest::new(|config, root| {
-        config.fsfreeze_hook = Some(hook(root, ""));
-        std::fs::set_permissions(root.join("hook"), std::fs::Permissions::from_mode(0o777)).expect("a mode");
-    });
-    let error = freeze(&guest.agent, None).expect_err("refused").desc;
-    assert!(error.contains("others than root may write to it"), "{error}");
-    assert_eq!(hook_log(&guest), "");
-}
-
-#[test]
-fn a_thaw_hook_that_fails_is_reported_and_everything_is_thawed() {
-    let guest = Guest::new(|config, root| config.fsfreeze_hook = Some(hook(root, "[ $1 = freeze ]")));
-    let frozen = guest.count_freezes(|_| None);
-    assert_eq!(freeze(&guest.agent, None), Ok(2));
-    let error = thaw(&guest.agent).expect_err("the hook failed").desc;
-    assert!(error.starts_with("file systems thawed (2), but: "), "{error}");
-    assert_eq!(total(&frozen), 0);
-    assert!(!guest.agent.freezer.is_frozen());
-}
-
 #[derive(Clone, Debug)]
 enum Act {
     Freeze,
@@ -316,6 +274,7 @@ proptest! {
             let is_frozen = guest.agent.freezer.is_frozen();
             prop_assert_eq!(is_frozen, total(&frozen) > 0);
             prop_assert_eq!(is_frozen, guest.marker());
+            prop_assert_eq!(is_frozen, guest.kernel.is_pinned());
             if outcome.is_err() {
                 prop_assert!(!is_frozen);
             }

@@ -39,6 +39,7 @@ pub struct FakeKernel {
     script: Arc<Mutex<Script>>,
     dead: Arc<Mutex<Vec<String>>>,
     route: Arc<Mutex<Option<Route>>>,
+    pinned: Arc<Mutex<bool>>,
     /// Time passes only by `sleep`.
     clock: Arc<Mutex<Clock>>,
 }
@@ -86,6 +87,11 @@ impl FakeKernel {
         *self.route.lock().expect("no test panics while it holds this") = Some(Box::new(route));
     }
 
+    /// Whether the process was told to stay in memory.
+    pub fn is_pinned(&self) -> bool {
+        *self.pinned.lock().expect("no test panics while it holds this")
+    }
+
     fn call(&self, effect: Effect) -> io::Result<()> {
         let mut script = self.script.lock().expect("no test panics while it holds this");
         let outcome = script.as_mut().and_then(|script| script(&effect));
@@ -110,6 +116,11 @@ impl Kernel for FakeKernel {
 
     fn sync(&self, dir: BorrowedFd<'_>) -> io::Result<()> {
         self.call(Effect::Sync(path(dir)))
+    }
+
+    fn pin_memory(&self, on: bool) -> io::Result<()> {
+        *self.pinned.lock().expect("no test panics while it holds this") = on;
+        Ok(())
     }
 
     fn now(&self) -> i64 {

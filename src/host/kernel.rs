@@ -22,6 +22,9 @@ pub trait Kernel: Send + Sync {
     /// Writes everything dirty of the file system that `dir` lies on to its disk (`syncfs`).
     fn sync(&self, dir: BorrowedFd<'_>) -> io::Result<()>;
 
+    /// Keeps all that the process has mapped in memory, or lets it go again (mlockall(2)).
+    fn pin_memory(&self, on: bool) -> io::Result<()>;
+
     /// The system time in nanoseconds since 1970, UTC.
     fn now(&self) -> i64;
 
@@ -128,6 +131,16 @@ impl Kernel for Linux {
 
     fn sync(&self, dir: BorrowedFd<'_>) -> io::Result<()> {
         nix::unistd::syncfs(dir)?;
+        Ok(())
+    }
+
+    fn pin_memory(&self, on: bool) -> io::Result<()> {
+        use nix::sys::mman::{MlockAllFlags, mlockall, munlockall};
+        if on {
+            mlockall(MlockAllFlags::MCL_CURRENT)?
+        } else {
+            munlockall()?
+        };
         Ok(())
     }
 

@@ -25,6 +25,14 @@ impl Server {
         }
     }
 
+    /// Hooks that an earlier agent left waiting for a thaw wait no longer.
+    pub(super) fn settle_hooks(&self) {
+        if freeze::owes_hooks(&self.agent) {
+            let agent = self.agent.clone();
+            tokio::task::spawn_blocking(move || freeze::settle_hooks(&agent));
+        }
+    }
+
     pub(super) fn thaw_unasked(&mut self, why: &'static str) {
         self.thawing = true;
         let (agent, reporter) = (self.agent.clone(), self.reporter.clone());
