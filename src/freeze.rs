@@ -3,28 +3,31 @@
 //! Invariant: whatever happens after the first `FIFREEZE`, a thaw needs no path, no log, no program
 //! and no other file: it has the descriptors in hand. Whoever freezes also thaws, on every way out.
 
+mod deadline;
 mod hook;
 mod order;
 mod pairs;
+mod plan;
 
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use nix::errno::Errno;
 
 use crate::agent::Agent;
-use crate::host::linux::mounts::{self, Mount};
+use crate::host::linux::mounts;
 use crate::host::{Host, Kernel};
 use crate::log::{AUDIT, LogControl};
 use crate::protocol::error::{Error, Result, os_reason};
 use crate::state::State;
+use deadline::Deadline;
 use pairs::Told;
+use plan::Planned;
 
 /// A file system that is in our hands.
 #[derive(Clone)]
@@ -157,18 +160,10 @@ fn freeze_listed(agent: &Agent, points: Option<&[&str]>, inner: &mut Inner) -> R
     if agent.freezer.is_ending() {
         return Err(Error::new("nothing is frozen: the agent is about to end"));
     }
-    let listed = mounts::local(&agent.host).map_err(|e| Error::os("failed to read the mount table", &e))?;
-    let wanted = listed
-        .into_iter()
-        .filter(|mount| points.is_none_or(|points| points.iter().any(|point| mount.is_at(&normal(point)))));
-    let ordered = order::stored_last(&agent.host, wanted.collect());
-    let held = open_all(agent, &ordered)?;
+    let planned = plan::plan(&agent.host, points).map_err(|e| Error::os("failed to read the mount table", &e))?;
+    let held = open_all(agent, planned)?;
     // Writing everything back first keeps the time short in which writers stand still.
-    for file_system in &held {
-        if let Err(error) = agent.host.kernel().sync(file_system.dir.as_fd()) {
-            tracing::warn!("failed to sync {}: {}", file_system.point.display(), os_reason(&error));
-        }
-    }
+    sync_each(agent, &held)?;
     tracing::warn!("disabling logging due to filesystem freeze");
     agent.freezer.log.hold();
     inner.pinned = Some(Pinned::new(&agent.host));
@@ -196,22 +191,17 @@ fn freeze_listed(agent: &Agent, points: Option<&[&str]>, inner: &mut Inner) -> R
     }
 }
 
-/// `/mnt/` and `/mnt//` mean `/mnt`.
-fn normal(point: &str) -> PathBuf {
-    Path::new(point).components().collect()
-}
-
 /// Opens every mount point while nothing is frozen yet.
-fn open_all(agent: &Agent, mounts: &[Mount]) -> Result<Vec<Held>> {
-    let mut held = Vec::with_capacity(mounts.len());
-    for mount in mounts {
-        let point = &mount.point;
-        if mount.covered {
-            tracing::warn!("{} is not frozen: something else is mounted over it", point.display());
+fn open_all(agent: &Agent, planned: Vec<Planned>) -> Result<Vec<Held>> {
+    let mut held = Vec::with_capacity(planned.len());
+    for Planned { mount, skip, .. } in planned {
+        let point = mount.point;
+        if let Some(why) = skip {
+            tracing::warn!("{} is not frozen: {why}", point.display());
             continue;
         }
-        match open(&agent.host, point) {
-            Ok(dir) => held.push(Held { point: point.clone(), dir: Arc::new(dir) }),
+        match open(&agent.host, &point) {
+            Ok(dir) => held.push(Held { point, dir: Arc::new(dir) }),
             Err(error) if agent.config().fsfreeze.best_effort => {
                 tracing::warn!("{} is not frozen: {}", point.display(), os_reason(&error));
             }
@@ -223,6 +213,23 @@ fn open_all(agent: &Agent, mounts: &[Mount]) -> Result<Vec<Held>> {
 
 fn open(host: &Host, point: &Path) -> std::io::Result<File> {
     File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(host.path(point))
+}
+
+/// Writes back what is dirty. A disk that does not answer ends the freeze before it began.
+fn sync_each(agent: &Agent, held: &[Held]) -> Result<()> {
+    let patience = agent.config().fsfreeze.freeze_timeout;
+    let kernel = agent.host.kernel_handle();
+    let mut calls = Deadline::new(held, move |held| kernel.sync(held.dir.as_fd()), |_, _| {})
+        .map_err(|error| Error::os("failed to start the freeze", &error))?;
+    for file_system in held {
+        let point = file_system.point.display();
+        match calls.next(patience) {
+            Some(Ok(())) => {}
+            Some(Err(error)) => tracing::warn!("failed to sync {point}: {}", os_reason(&error)),
+            None => return Err(Error::new(format!("failed to sync {point}: not done after {} s", patience.as_secs()))),
+        }
+    }
+    Ok(())
 }
 
 /// What became of one `FIFREEZE`.
@@ -247,60 +254,37 @@ impl Attempt {
 }
 
 /// Freezes one after the other. Gives those that were frozen, and the refusal that ended it.
-///
-/// `FIFREEZE` waits for writers and can hang in the kernel, so it runs on a thread of its own; past
-/// the deadline we give up, and that thread takes back what it may still get.
 fn freeze_each(agent: &Agent, listed: Vec<Held>) -> (Vec<Held>, Option<Error>) {
     let mut frozen = Vec::with_capacity(listed.len());
     let config = agent.config();
     let settings = &config.fsfreeze;
     let (best_effort, patience) = (settings.best_effort, settings.freeze_timeout);
-    let given_up = Arc::new(Mutex::new(false));
-    let (sender, attempts) = mpsc::channel();
-    let worker = {
-        let (given_up, listed, kernel) = (given_up.clone(), listed.clone(), agent.host.kernel_handle());
-        std::thread::Builder::new().name("freeze".into()).spawn(move || {
-            for file_system in listed {
-                let attempt = Attempt::of(kernel.freeze(file_system.dir.as_fd()));
-                // Held while the outcome changes hands, so that exactly one side answers for it.
-                let given_up = given_up.lock().unwrap_or_else(PoisonError::into_inner);
-                if *given_up {
-                    if matches!(attempt, Attempt::Frozen) {
-                        let _ = kernel.thaw(file_system.dir.as_fd());
-                    }
-                    return;
-                }
-                let stop = matches!(attempt, Attempt::Refused(_)) && !best_effort;
-                if sender.send(attempt).is_err() || stop {
-                    return;
-                }
-            }
-        })
+    let (kernel, of_late) = (agent.host.kernel_handle(), agent.host.kernel_handle());
+    let freeze = move |held: &Held| Attempt::of(kernel.freeze(held.dir.as_fd()));
+    let take_back = move |held: &Held, attempt| {
+        if matches!(attempt, Attempt::Frozen) {
+            let _ = of_late.thaw(held.dir.as_fd());
+        }
     };
-    if let Err(error) = worker {
-        return (frozen, Some(Error::os("failed to start the freeze", &error)));
-    }
+    let mut calls = match Deadline::new(&listed, freeze, take_back) {
+        Ok(calls) => calls,
+        Err(error) => return (frozen, Some(Error::os("failed to start the freeze", &error))),
+    };
     for file_system in listed {
         let point = file_system.point.display().to_string();
-        let attempt = attempts.recv_timeout(patience).or_else(|_| {
-            let mut given_up = given_up.lock().unwrap_or_else(PoisonError::into_inner);
-            let last_word = attempts.try_recv();
-            *given_up = last_word.is_err();
-            last_word
-        });
-        match attempt {
-            Ok(Attempt::Frozen) => frozen.push(file_system),
-            Ok(Attempt::Unsupported) => {
+        match calls.next(patience) {
+            Some(Attempt::Frozen) => frozen.push(file_system),
+            Some(Attempt::Unsupported) => {
                 tracing::info!("{point} is only synced: its file system cannot be frozen");
             }
-            Ok(Attempt::Taken) => tracing::warn!("{point} is frozen already, by somebody else"),
-            Ok(Attempt::Refused(error)) if best_effort => {
+            Some(Attempt::Taken) => tracing::warn!("{point} is frozen already, by somebody else"),
+            Some(Attempt::Refused(error)) if best_effort => {
                 tracing::warn!("failed to freeze {point}: {}", os_reason(&error));
             }
-            Ok(Attempt::Refused(error)) => {
+            Some(Attempt::Refused(error)) => {
                 return (frozen, Some(Error::os(format!("failed to freeze {point}"), &error)));
             }
-            Err(_) => {
+            None => {
                 let seconds = patience.as_secs();
                 let text = format!("failed to freeze {point}: not done after {seconds} s");
                 return (frozen, Some(Error::new(text)));

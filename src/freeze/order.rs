@@ -4,37 +4,44 @@
 //! that file were frozen first, the write would wait for a thaw that cannot come.
 
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use crate::host::Host;
-use crate::host::linux::mounts::{Dev, Mount, dev_of, parse_dev};
+use crate::host::linux::block::Device;
+use crate::host::linux::btrfs;
+use crate::host::linux::mounts::{self, Dev, Mount, dev_of};
 
 /// Stacks of devices are not deeper than this; a cycle in a broken table ends here.
 const DEPTH: usize = 32;
 
+/// A file system in its place in the order.
+pub(super) struct Ordered {
+    pub mount: Mount,
+    /// Where those are mounted that it is stored on, directly or further down.
+    pub stored_on: Vec<PathBuf>,
+}
+
 /// Sorts in reverse mount order, but each before the ones that it is stored on.
-pub(super) fn stored_last(host: &Host, mounts: Vec<Mount>) -> Vec<Mount> {
-    let index: HashMap<Dev, usize> = mounts.iter().enumerate().map(|(at, m)| (m.dev, at)).collect();
+pub(super) fn stored_last(host: &Host, mounts: Vec<Mount>) -> Vec<Ordered> {
+    let stack = Stack::new(host, &mounts);
     // For each: the mounts among ours that it is stored on.
-    let below: Vec<Vec<usize>> = mounts
-        .iter()
-        .enumerate()
-        .map(|(at, mount)| {
-            let mut found = Vec::new();
-            stores(host, mount.dev, DEPTH, &mut |dev| found.extend(index.get(&dev)));
-            found.retain(|&other| other != at);
-            found
-        })
-        .collect();
+    let below: Vec<Vec<usize>> = (0..mounts.len()).map(|at| stack.below(at)).collect();
     // Depth first from the oldest mount, foundations first; then turned round.
     let mut order = Vec::with_capacity(mounts.len());
     let mut seen = vec![false; mounts.len()];
     for at in 0..mounts.len() {
         visit(at, &below, &mut seen, &mut order);
     }
+    let points: Vec<PathBuf> = mounts.iter().map(|mount| mount.point.clone()).collect();
     let mut slots: Vec<Option<Mount>> = mounts.into_iter().map(Some).collect();
-    order.into_iter().rev().filter_map(|at| slots[at].take()).collect()
+    let ordered = |at: usize| {
+        let stored_on = below[at].iter().map(|&other| points[other].clone()).collect();
+        Some(Ordered { mount: slots[at].take()?, stored_on })
+    };
+    order.into_iter().rev().filter_map(ordered).collect()
 }
 
 fn visit(at: usize, below: &[Vec<usize>], seen: &mut [bool], order: &mut Vec<usize>) {
@@ -47,29 +54,87 @@ fn visit(at: usize, below: &[Vec<usize>], seen: &mut [bool], order: &mut Vec<usi
     order.push(at);
 }
 
-/// Calls `each` with every device that `dev` is stored on: the members of a mapped or RAID device,
-/// and the file system that holds the file behind a loop device.
-fn stores(host: &Host, dev: Dev, depth: usize, each: &mut dyn FnMut(Dev)) {
-    if depth == 0 {
-        return;
+/// Which devices and file systems lie on which.
+struct Stack<'a> {
+    host: &'a Host,
+    mounts: &'a [Mount],
+    by_dev: HashMap<Dev, usize>,
+    /// All mounts, to find a file's file system by the number of its mount.
+    table: Vec<Mount>,
+}
+
+impl<'a> Stack<'a> {
+    fn new(host: &'a Host, mounts: &'a [Mount]) -> Stack<'a> {
+        let by_dev = mounts.iter().enumerate().map(|(at, mount)| (mount.dev, at)).collect();
+        Stack { host, mounts, by_dev, table: mounts::all(host).unwrap_or_default() }
     }
-    let node = format!("/sys/dev/block/{}:{}", dev.0, dev.1);
-    let mut below = Vec::new();
-    for slave in host.list(format!("{node}/slaves")).unwrap_or_default() {
-        let number = Path::new(&node).join("slaves").join(slave).join("dev");
-        below.extend(host.read_attribute(number).ok().and_then(|text| parse_dev(text.as_bytes())));
+
+    fn below(&self, at: usize) -> Vec<usize> {
+        let mut found = Vec::new();
+        let mount = &self.mounts[at];
+        let device = Device::by_number(self.host, mount.dev);
+        let devices = match device {
+            Some(device) if mount.fs_type == "btrfs" => btrfs::members(self.host, device),
+            device => device.into_iter().collect(),
+        };
+        devices.iter().for_each(|device| self.under_device(device, DEPTH, &mut found));
+        found.retain(|&other| other != at);
+        found.sort_unstable();
+        found.dedup();
+        found
     }
-    if let Ok(file) = host.read_attribute(format!("{node}/loop/backing_file")) {
-        below.extend(std::fs::metadata(host.path(&file)).ok().and_then(|meta| dev_of(meta.dev())));
+
+    /// What a device is stored on: the members of a mapped or RAID device, and the file system that
+    /// holds the file behind a loop device.
+    fn under_device(&self, device: &Device, depth: usize, found: &mut Vec<usize>) {
+        let Some(depth) = depth.checked_sub(1) else { return };
+        for member in device.slaves(self.host).unwrap_or_default() {
+            found.extend(member.number(self.host).and_then(|number| self.by_dev.get(&number)));
+            self.under_device(&member, depth, found);
+        }
+        if let Ok(file) = self.host.read_attribute(format!("{}/loop/backing_file", device.disk_path())) {
+            self.under_file(Path::new(&file), depth, found);
+        }
     }
-    // A partition is stored on its disk.
-    if host.exists(format!("{node}/partition")) {
-        below.extend(host.read_attribute(format!("{node}/../dev")).ok().and_then(|text| parse_dev(text.as_bytes())));
+
+    /// The file system with this file, and what that is stored on.
+    fn under_file(&self, file: &Path, depth: usize, found: &mut Vec<usize>) {
+        let Some(depth) = depth.checked_sub(1) else { return };
+        let Some(at) = self.mount_of(file) else {
+            // An overlay is not frozen itself; what is written to it lies elsewhere.
+            let upper = mount_id(self.host, file).and_then(|id| mounts::overlay_upper(self.host, id));
+            if let Some(upper) = upper {
+                self.under_file(&upper, depth, found);
+            }
+            return;
+        };
+        found.push(at);
+        if let Some(device) = Device::by_number(self.host, self.mounts[at].dev) {
+            self.under_device(&device, depth, found);
+        }
     }
-    for dev in below {
-        each(dev);
-        stores(host, dev, depth - 1, each);
+
+    /// By the number of the mount: the device number of a file is another one than that of its file
+    /// system on btrfs. Without such a number (before Linux 3.15) by the device.
+    fn mount_of(&self, file: &Path) -> Option<usize> {
+        let by_mount = || {
+            let id = mount_id(self.host, file)?;
+            let point = &self.table.iter().find(|mount| mount.id == id)?.point;
+            self.mounts.iter().position(|mount| mount.is_at(point))
+        };
+        let by_device = || {
+            let found = std::fs::metadata(self.host.path(file)).ok()?;
+            self.by_dev.get(&dev_of(found.dev())?).copied()
+        };
+        by_mount().or_else(by_device)
     }
+}
+
+/// The number of the mount that a path leads to.
+fn mount_id(host: &Host, path: &Path) -> Option<u64> {
+    let file = File::options().read(true).custom_flags(nix::libc::O_PATH).open(host.path(path)).ok()?;
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
 }
 
 #[cfg(test)]
@@ -93,44 +158,108 @@ mod tests {
         }
     }
 
-    fn points(host: &Host, mounts: &[Mount]) -> Vec<String> {
-        let ordered = stored_last(host, mounts.to_vec());
-        ordered.iter().map(|m| m.point.display().to_string()).collect()
+    struct Machine {
+        root: tempfile::TempDir,
+        host: Host,
+    }
+
+    impl Machine {
+        fn new() -> Machine {
+            let root = tempfile::tempdir().expect("a directory");
+            let host = Host::new(root.path(), Box::new(FakeKernel::default()));
+            Machine { root, host }
+        }
+
+        fn file(&self, path: &str, text: &str) {
+            let path = self.host.path(path);
+            std::fs::create_dir_all(path.parent().expect("below the root")).expect("directories");
+            std::fs::write(path, text).expect("a file");
+        }
+
+        fn link(&self, path: &str, target: &str) {
+            let path = self.host.path(path);
+            std::fs::create_dir_all(path.parent().expect("below the root")).expect("directories");
+            std::os::unix::fs::symlink(target, path).expect("a link");
+        }
+
+        /// A block device: `loop0`, or `loop0/loop0p1` for a partition.
+        fn device(&self, number: &str, name: &str) {
+            self.file(&format!("/sys/devices/virtual/block/{name}/dev"), &format!("{number}\n"));
+            self.link(&format!("/sys/dev/block/{number}"), &format!("../../devices/virtual/block/{name}"));
+        }
+
+        /// A loop device with a file on the file system that is there.
+        fn loop_device(&self) {
+            self.file("/image", "");
+            self.device("7:0", "loop0");
+            self.file("/sys/devices/virtual/block/loop0/loop/backing_file", "/image\n");
+        }
+
+        /// The device number that files below the root really have.
+        fn dev(&self) -> Dev {
+            dev_of(std::fs::metadata(self.root.path()).expect("there").dev()).expect("fits")
+        }
+
+        fn order(&self, mounts: &[Mount]) -> Vec<String> {
+            let ordered = stored_last(&self.host, mounts.to_vec());
+            ordered.iter().map(|o| o.mount.point.display().to_string()).collect()
+        }
     }
 
     #[test]
     fn without_stacks_the_order_is_the_reverse_of_mounting() {
-        let host = Host::new("/nonexistent", Box::new(FakeKernel::default()));
         let mounts = [mount((8, 1), "/"), mount((8, 2), "/home"), mount((8, 3), "/var")];
-        assert_eq!(points(&host, &mounts), ["/var", "/home", "/"]);
+        assert_eq!(Machine::new().order(&mounts), ["/var", "/home", "/"]);
     }
 
     #[test]
     fn a_loop_mount_is_frozen_before_the_file_system_with_its_file() {
-        let root = tempfile::tempdir().expect("a directory");
-        let host = Host::new(root.path(), Box::new(FakeKernel::default()));
-        let sys = root.path().join("sys/dev/block/7:0/loop");
-        std::fs::create_dir_all(&sys).expect("sysfs");
-        std::fs::write(root.path().join("image"), "").expect("the file behind the loop");
-        std::fs::write(sys.join("backing_file"), "/image\n").expect("sysfs");
-        let stored_on = dev_of(std::fs::metadata(root.path()).expect("there").dev()).expect("fits");
+        let machine = Machine::new();
+        machine.loop_device();
         // Mounted before the file system that stores it was: reverse mount order would hang.
-        let mounts = [mount((7, 0), "/loop"), mount(stored_on, "/data")];
-        assert_eq!(points(&host, &mounts), ["/loop", "/data"]);
-        let mounts = [mount(stored_on, "/data"), mount((7, 0), "/loop")];
-        assert_eq!(points(&host, &mounts), ["/loop", "/data"]);
+        let mounts = [mount((7, 0), "/loop"), mount(machine.dev(), "/data")];
+        assert_eq!(machine.order(&mounts), ["/loop", "/data"]);
+        let mounts = [mount(machine.dev(), "/data"), mount((7, 0), "/loop")];
+        assert_eq!(machine.order(&mounts), ["/loop", "/data"]);
+        let ordered = stored_last(&machine.host, mounts.to_vec());
+        assert_eq!(ordered[0].stored_on, [PathBuf::from("/data")]);
+    }
+
+    #[test]
+    fn the_loop_may_be_under_a_mapped_device_and_a_partition() {
+        let machine = Machine::new();
+        machine.loop_device();
+        machine.device("259:0", "loop0/loop0p1");
+        machine.device("253:0", "dm-0");
+        machine.link("/sys/devices/virtual/block/dm-0/slaves/loop0p1", "../../loop0/loop0p1");
+        let mounts = [mount((253, 0), "/mapped"), mount((8, 1), "/other"), mount(machine.dev(), "/data")];
+        assert_eq!(machine.order(&mounts), ["/other", "/mapped", "/data"]);
+    }
+
+    #[test]
+    fn the_loop_may_be_under_any_device_of_a_btrfs() {
+        let machine = Machine::new();
+        machine.loop_device();
+        machine.device("8:16", "sdb");
+        for name in ["sdb", "loop0"] {
+            machine.link(
+                &format!("/sys/fs/btrfs/6d1b/devices/{name}"),
+                &format!("../../../../devices/virtual/block/{name}"),
+            );
+        }
+        let pool = Mount { fs_type: "btrfs".into(), ..mount((8, 16), "/pool") };
+        assert_eq!(machine.order(&[pool, mount(machine.dev(), "/data")]), ["/pool", "/data"]);
     }
 
     #[test]
     fn devices_that_are_stored_on_each_other_do_not_hang_us() {
-        let root = tempfile::tempdir().expect("a directory");
-        for (dev, slave) in [("253:0", "253:1"), ("253:1", "253:0")] {
-            let dir = root.path().join(format!("sys/dev/block/{dev}/slaves/x"));
-            std::fs::create_dir_all(&dir).expect("sysfs");
-            std::fs::write(dir.join("dev"), slave).expect("sysfs");
-        }
-        let host = Host::new(root.path(), Box::new(FakeKernel::default()));
-        let mounts = [mount((253, 0), "/a"), mount((253, 1), "/b")];
-        assert_eq!(points(&host, &mounts).len(), 2);
+        let machine = Machine::new();
+        machine.device("253:0", "dm-0");
+        machine.device("253:1", "dm-1");
+        machine.link("/sys/devices/virtual/block/dm-0/slaves/dm-1", "../../dm-1");
+        machine.link("/sys/devices/virtual/block/dm-1/slaves/dm-0", "../../dm-0");
+        machine.loop_device();
+        let mounts = [mount((253, 0), "/a"), mount((253, 1), "/b"), mount((7, 0), "/c"), mount(machine.dev(), "/")];
+        assert_eq!(machine.order(&mounts).len(), 4);
     }
 }

@@ -3,7 +3,6 @@ use std::io;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
@@ -11,6 +10,7 @@ use crate::commands::testing;
 use crate::host::fake::{Effect, FakeKernel};
 
 mod hooks;
+mod model;
 
 /// A guest with three file systems, of which `/home` is mounted a second time.
 struct Guest {
@@ -210,76 +210,4 @@ fn a_freeze_that_hangs_is_given_up_and_taken_back_when_it_ends() {
         std::thread::yield_now();
     }
     assert!(!guest.effects().contains(&"freeze /".to_owned()));
-}
-
-#[derive(Clone, Debug)]
-enum Act {
-    Freeze,
-    FreezeList(Vec<&'static str>),
-    Thaw,
-    Unasked,
-    /// The n-th call to the kernel from now on fails.
-    FailAt(usize),
-}
-
-fn act() -> impl Strategy<Value = Act> {
-    let point = prop_oneof![Just("/"), Just("/home"), Just("/boot/"), Just("/srv")];
-    prop_oneof![
-        3 => Just(Act::Freeze),
-        2 => proptest::collection::vec(point, 0..3).prop_map(Act::FreezeList),
-        3 => Just(Act::Thaw),
-        1 => Just(Act::Unasked),
-        2 => (0..8usize).prop_map(Act::FailAt),
-    ]
-}
-
-proptest! {
-    /// After the last thaw nothing is frozen, and a freeze that failed leaves nothing frozen.
-    #[test]
-    fn nothing_stays_frozen(acts in proptest::collection::vec(act(), 1..20)) {
-        let guest = Guest::plain();
-        let fail_at = Arc::new(Mutex::new(None::<usize>));
-        let countdown = fail_at.clone();
-        let frozen = guest.count_freezes(move |effect| {
-            let mut countdown = countdown.lock().expect("not poisoned");
-            match countdown.as_mut() {
-                // A thaw of what is frozen does not fail: there is no way back from that.
-                Some(0) if !matches!(effect, Effect::Thaw(_)) => {
-                    *countdown = None;
-                    Some(nix::libc::EIO)
-                }
-                Some(n) => {
-                    *n = n.saturating_sub(1);
-                    None
-                }
-                None => None,
-            }
-        });
-        for act in acts {
-            let outcome = match act {
-                Act::Freeze if !guest.agent.freezer.is_frozen() => freeze(&guest.agent, None),
-                Act::FreezeList(points) if !guest.agent.freezer.is_frozen() => freeze(&guest.agent, Some(&points)),
-                // The policy refuses these while frozen.
-                Act::Freeze | Act::FreezeList(_) => continue,
-                Act::Thaw => thaw(&guest.agent),
-                Act::Unasked => {
-                    thaw_unasked(&guest.agent, "test");
-                    Ok(0)
-                }
-                Act::FailAt(n) => {
-                    *fail_at.lock().expect("not poisoned") = Some(n);
-                    continue;
-                }
-            };
-            let is_frozen = guest.agent.freezer.is_frozen();
-            prop_assert_eq!(is_frozen, total(&frozen) > 0);
-            prop_assert_eq!(is_frozen, guest.marker());
-            prop_assert_eq!(is_frozen, guest.kernel.is_pinned());
-            if outcome.is_err() {
-                prop_assert!(!is_frozen);
-            }
-        }
-        thaw(&guest.agent).expect("no hook");
-        prop_assert_eq!(total(&frozen), 0);
-    }
 }

@@ -87,6 +87,12 @@ impl FakeKernel {
         *self.route.lock().expect("no test panics while it holds this") = Some(Box::new(route));
     }
 
+    /// The same kernel, as a process sees it that was started later.
+    #[must_use]
+    pub fn of_another_process(&self) -> FakeKernel {
+        FakeKernel { pinned: Arc::default(), ..self.clone() }
+    }
+
     /// Whether the process was told to stay in memory.
     pub fn is_pinned(&self) -> bool {
         *self.pinned.lock().expect("no test panics while it holds this")

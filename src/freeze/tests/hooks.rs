@@ -13,7 +13,7 @@ fn hook(root: &Path, body: &str) -> PathBuf {
     PathBuf::from("/hook")
 }
 
-fn hook_log(guest: &Guest) -> String {
+pub(super) fn hook_log(guest: &Guest) -> String {
     std::fs::read_to_string(guest.root.path().join("log")).unwrap_or_default()
 }
 
@@ -66,7 +66,7 @@ fn a_thaw_hook_that_fails_is_reported_and_everything_is_thawed() {
 }
 
 /// A guest whose hook is a directory with these scripts; each notes its name and what it was told.
-fn with_directory(scripts: &'static [(&'static str, &'static str)]) -> Guest {
+pub(super) fn with_directory(scripts: &'static [(&'static str, &'static str)]) -> Guest {
     Guest::new(|config, root| {
         std::fs::create_dir(root.join("hook.d")).expect("a directory");
         for (name, body) in scripts {

@@ -87,6 +87,15 @@ pub fn local_and_pools(host: &Host) -> io::Result<Vec<Mount>> {
     })
 }
 
+/// Where an overlay keeps what is written to it; `None` when it takes no writes, or is no overlay.
+pub fn overlay_upper(host: &Host, id: u64) -> Option<PathBuf> {
+    let text = host.read("/proc/self/mountinfo").ok()?;
+    let lines = parse(&text);
+    let overlay = lines.iter().find(|line| line.id == id && line.fs_type == b"overlay")?;
+    let upper = split(overlay.options, b',').find_map(|option| option.strip_prefix(b"upperdir="))?;
+    Some(OsString::from_vec(unescape(upper).into_owned()).into())
+}
+
 /// Picks those on block devices, and others that `wanted` asks for; each file system once.
 fn select(host: &Host, wanted: impl Fn(&Line<'_>) -> bool) -> io::Result<Vec<Mount>> {
     let text = host.read("/proc/self/mountinfo")?;
@@ -154,7 +163,8 @@ struct Line<'t> {
     point: Cow<'t, [u8]>,
     fs_type: &'t [u8],
     source: &'t [u8],
-    read_only: bool,
+    /// Those of the file system, as opposed to those of the mount.
+    options: &'t [u8],
 }
 
 impl<'t> Line<'t> {
@@ -172,8 +182,11 @@ impl<'t> Line<'t> {
         let fs_type = fields.next().filter(|field| !field.is_empty())?;
         let source = fields.next()?;
         let options = fields.next().unwrap_or_default();
-        let read_only = options == b"ro" || options.starts_with(b"ro,");
-        point.starts_with(b"/").then_some(Line { id, parent, dev, root, point, fs_type, source, read_only })
+        point.starts_with(b"/").then_some(Line { id, parent, dev, root, point, fs_type, source, options })
+    }
+
+    fn read_only(&self) -> bool {
+        self.options == b"ro" || self.options.starts_with(b"ro,")
     }
 
     fn point(&self) -> PathBuf {
@@ -254,7 +267,7 @@ impl<'t> Tree<'t> {
             point: line.point(),
             fs_type: os(line.fs_type).to_string_lossy().into_owned(),
             source: os(line.source),
-            read_only: line.read_only,
+            read_only: line.read_only(),
             covered: self.is_covered(line),
             prompt: self.is_prompt(line),
             also: Vec::new(),

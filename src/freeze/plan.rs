@@ -1,0 +1,43 @@
+//! What a freeze would do, before it does anything: which file systems, in which order.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::order::{self, Ordered};
+use crate::host::Host;
+use crate::host::linux::mounts::{self, Mount};
+
+/// One file system on a disk of this guest.
+pub(super) struct Planned {
+    pub mount: Mount,
+    /// Where those are mounted that it is stored on; they come later.
+    pub stored_on: Vec<PathBuf>,
+    /// Why it is left alone.
+    pub skip: Option<&'static str>,
+}
+
+/// All file systems on disks in the order of freezing, or those of them that are mounted at `points`.
+///
+/// # Errors
+/// When there is no mount table.
+pub(super) fn plan(host: &Host, points: Option<&[&str]>) -> io::Result<Vec<Planned>> {
+    let wanted = |mount: &Mount| points.is_none_or(|points| points.iter().any(|point| mount.is_at(&normal(point))));
+    let listed = mounts::local(host)?.into_iter().filter(wanted).collect();
+    let planned = |Ordered { mount, stored_on }| Planned { skip: reason_to_skip(&mount), mount, stored_on };
+    Ok(order::stored_last(host, listed).into_iter().map(planned).collect())
+}
+
+/// Only what the kernel itself keeps on a disk, and what can be reached, is touched at all.
+fn reason_to_skip(mount: &Mount) -> Option<&'static str> {
+    if mount.covered {
+        return Some("something else is mounted over it");
+    }
+    // Its daemon may hang, or wait for a disk that is frozen by then.
+    let by_daemon = mount.fs_type == "fuseblk" || mount.fs_type.starts_with("fuse");
+    by_daemon.then_some("a program serves it (FUSE)")
+}
+
+/// `/mnt/` and `/mnt//` mean `/mnt`.
+fn normal(point: &str) -> PathBuf {
+    Path::new(point).components().collect()
+}
