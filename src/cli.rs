@@ -99,6 +99,16 @@ pub struct Args {
     #[arg(short = 'D', long)]
     pub dump_conf: bool,
 
+    /// Print which file systems a freeze would freeze, in which order, what it
+    /// would leave alone, which hooks it would run, and exit; freezes nothing.
+    /// Status 0: a backup can rely on it
+    #[arg(long, verbatim_doc_comment)]
+    pub check_freeze: bool,
+
+    /// With --check-freeze: print it as JSON
+    #[arg(long, requires = "check_freeze")]
+    pub json: bool,
+
     /// Keep trying when the device or socket cannot be opened or fails
     #[arg(short, long)]
     pub retry_path: bool,
@@ -315,8 +325,9 @@ mod tests {
     fn help_names_every_visible_option() {
         let help = help();
         for arg in Args::command().get_arguments().filter(|arg| !arg.is_hide_set()) {
-            let (short, long) = (arg.get_short().unwrap(), arg.get_long().unwrap());
-            assert!(help.contains(&format!("-{short}, --{long}")), "{long}: {help}");
+            let long = arg.get_long().unwrap();
+            let names = arg.get_short().map_or(format!("--{long}"), |short| format!("-{short}, --{long}"));
+            assert!(help.contains(&names), "{names}: {help}");
         }
         assert!(!help.contains("blacklist"));
         assert!(help.starts_with("Usage: qemu-ga ") && help.contains(&version()));

@@ -3,6 +3,7 @@
 //! Invariant: whatever happens after the first `FIFREEZE`, a thaw needs no path, no log, no program
 //! and no other file: it has the descriptors in hand. Whoever freezes also thaws, on every way out.
 
+pub mod check;
 mod deadline;
 mod hook;
 mod order;
@@ -212,7 +213,11 @@ fn open_all(agent: &Agent, planned: Vec<Planned>) -> Result<Vec<Held>> {
 }
 
 fn open(host: &Host, point: &Path) -> std::io::Result<File> {
-    File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(host.path(point))
+    open_path(&host.path(point))
+}
+
+fn open_path(path: &Path) -> std::io::Result<File> {
+    File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)
 }
 
 /// Writes back what is dirty. A disk that does not answer ends the freeze before it began.

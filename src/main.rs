@@ -12,6 +12,7 @@ use qemu_ga::channel::{self, ChannelError};
 use qemu_ga::cli::{self, Stop};
 use qemu_ga::config::{Config, ConfigError};
 use qemu_ga::daemon::{self, Activated, ActivationError, Lifecycle, PidFileError};
+use qemu_ga::freeze::check;
 use qemu_ga::host::Host;
 use qemu_ga::host::linux::authorized_keys::worker;
 use qemu_ga::host::linux::malloc;
@@ -44,6 +45,9 @@ fn start(log: &LogControl) -> Result<u8, Failure> {
     let mut config = Config::load(&line.args)?;
     if let Some(stop) = line.stop {
         return end(stop);
+    }
+    if line.args.check_freeze {
+        return check_freeze(&config, line.args.json);
     }
     // SAFETY: no thread has been started yet, and nothing here has opened descriptor 3 if it was handed over.
     #[expect(unsafe_code, reason = "the environment is changed")]
@@ -101,6 +105,16 @@ fn run(mut config: Config, activated: Option<Activated>, log: &LogControl) -> Re
     info!("{} started", cli::version());
     let agent = Agent::new(Host::real(), config, state, log.clone());
     Ok(serve::run(agent, channel, log.clone(), lifecycle))
+}
+
+/// Says what a freeze would do; the status says whether a backup can rely on it.
+fn check_freeze(config: &Config, json: bool) -> Result<u8, Failure> {
+    let report = check::check(&Host::real(), config);
+    print(|out| match json {
+        true => serde_json::to_writer_pretty(&mut *out, &report).map_err(io::Error::from).and_then(|()| writeln!(out)),
+        false => write!(out, "{report}"),
+    })?;
+    Ok(u8::from(!report.reliable))
 }
 
 /// Does what an option that ends the program asks for.
