@@ -93,29 +93,48 @@ impl<'a> Stack<'a> {
             self.under_device(&member, depth, found);
         }
         if let Ok(file) = self.host.read_attribute(format!("{}/loop/backing_file", device.disk_path())) {
-            self.under_file(Path::new(&file), depth, found);
+            self.under_loop(device, Path::new(&file), depth, found);
         }
     }
 
-    /// The file system with this file, and what that is stored on.
-    fn under_file(&self, file: &Path, depth: usize, found: &mut Vec<usize>) {
-        let Some(depth) = depth.checked_sub(1) else { return };
-        let Some(at) = self.mount_of(file) else {
-            // An overlay is not frozen itself; what is written to it lies elsewhere.
-            let upper = mount_id(self.host, file).and_then(|id| mounts::overlay_upper(self.host, id));
-            if let Some(upper) = upper {
-                self.under_file(&upper, depth, found);
-            }
-            return;
-        };
+    /// The file system with the file behind a loop device, and what that is stored on.
+    fn under_loop(&self, device: &Device, file: &Path, depth: usize, found: &mut Vec<usize>) {
+        let node = device.disk_path().rsplit('/').next().map(|name| Path::new("/dev").join(name));
+        let number = node.and_then(|node| self.host.kernel().loop_backing(&self.host.path(node)).ok());
+        match number.and_then(dev_of).and_then(|number| self.by_dev.get(&number)) {
+            Some(&at) => self.under_mount(at, depth, found),
+            None if self.under_file(file, depth, found) => {}
+            // Its file cannot be found: it lies below anything that is not on a loop device itself.
+            None => found.extend((0..self.mounts.len()).filter(|&at| !self.is_on_loop(at))),
+        }
+    }
+
+    /// The file system with this file, and what that is stored on; false when it is none of ours.
+    fn under_file(&self, file: &Path, depth: usize, found: &mut Vec<usize>) -> bool {
+        let Some(depth) = depth.checked_sub(1) else { return true };
+        if let Some(at) = self.mount_of(file) {
+            self.under_mount(at, depth, found);
+            return true;
+        }
+        // An overlay is not frozen itself; what is written to it lies elsewhere.
+        let upper = mount_id(self.host, file).and_then(|id| mounts::overlay_upper(self.host, id));
+        upper.is_some_and(|upper| self.under_file(&upper, depth, found))
+    }
+
+    fn under_mount(&self, at: usize, depth: usize, found: &mut Vec<usize>) {
         found.push(at);
         if let Some(device) = Device::by_number(self.host, self.mounts[at].dev) {
             self.under_device(&device, depth, found);
         }
     }
 
-    /// By the number of the mount: the device number of a file is another one than that of its file
-    /// system on btrfs. Without such a number (before Linux 3.15) by the device.
+    fn is_on_loop(&self, at: usize) -> bool {
+        const LOOP_MAJOR: u32 = 7;
+        self.mounts[at].dev.0 == LOOP_MAJOR
+    }
+
+    /// By the number of the mount: on btrfs, the device number of a file is another one than that of
+    /// its file system. Where there is no such number, as before Linux 3.15, by the device.
     fn mount_of(&self, file: &Path) -> Option<usize> {
         let by_mount = || {
             let id = mount_id(self.host, file)?;
@@ -223,6 +242,15 @@ mod tests {
         assert_eq!(machine.order(&mounts), ["/loop", "/data"]);
         let ordered = stored_last(&machine.host, mounts.to_vec());
         assert_eq!(ordered[0].stored_on, [PathBuf::from("/data")]);
+    }
+
+    #[test]
+    fn a_loop_whose_file_cannot_be_found_is_frozen_before_all_others() {
+        let machine = Machine::new();
+        machine.device("7:0", "loop0");
+        machine.file("/sys/devices/virtual/block/loop0/loop/backing_file", "/in/another/namespace (deleted)\n");
+        let mounts = [mount((7, 0), "/loop"), mount((8, 1), "/"), mount((8, 2), "/data")];
+        assert_eq!(machine.order(&mounts)[0], "/loop");
     }
 
     #[test]

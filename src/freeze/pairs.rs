@@ -91,7 +91,8 @@ fn configured(agent: &Agent) -> Result<Vec<PathBuf>> {
 fn run(agent: &Agent, path: &std::path::Path, word: &str) -> Result<()> {
     let name = path.to_string_lossy();
     tracing::debug!("running fsfreeze hook '{name}' {word}");
-    let program = Program::new(&name).args([word]).deadline(agent.config().fsfreeze.hook_timeout);
+    // A hook that lived on after a killed agent might freeze after it was told to thaw.
+    let program = Program::new(&name).args([word]).deadline(agent.config().fsfreeze.hook_timeout).tied();
     let failed = |why: &str, output: &[u8]| {
         let output = String::from_utf8_lossy(output);
         let said = if output.trim().is_empty() { String::new() } else { format!(": {}", output.trim()) };

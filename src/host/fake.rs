@@ -124,6 +124,11 @@ impl Kernel for FakeKernel {
         self.call(Effect::Sync(path(dir)))
     }
 
+    /// Not known.
+    fn loop_backing(&self, _: &Path) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn pin_memory(&self, on: bool) -> io::Result<()> {
         *self.pinned.lock().expect("no test panics while it holds this") = on;
         Ok(())

@@ -22,6 +22,10 @@ pub trait Kernel: Send + Sync {
     /// Writes everything dirty of the file system that `dir` lies on to its disk (`syncfs`).
     fn sync(&self, dir: BorrowedFd<'_>) -> io::Result<()>;
 
+    /// The device number that `stat` gives for the file behind a loop device, given its node. It stays
+    /// right when the file cannot be reached by its path any more.
+    fn loop_backing(&self, node: &Path) -> io::Result<u64>;
+
     /// Keeps all that the process has mapped in memory, or lets it go again (mlockall(2)).
     fn pin_memory(&self, on: bool) -> io::Result<()>;
 
@@ -106,6 +110,8 @@ mod ioctl {
     nix::ioctl_write_ptr!(rtc_set_time, b'p', 0x0a, crate::host::linux::rtc::Fields);
     // linux/fs.h: _IOWR('X', 121, struct fstrim_range)
     nix::ioctl_readwrite!(fitrim, b'X', 121, [u64; 3]);
+    // linux/loop.h: LOOP_GET_STATUS64
+    nix::ioctl_read_bad!(loop_status, 0x4c05, super::LoopInfo);
     // linux/nvme_ioctl.h: _IOWR('N', 0x41, struct nvme_admin_cmd)
     nix::ioctl_readwrite!(nvme_admin, b'N', 0x41, super::NvmeCommand);
 }
@@ -134,12 +140,23 @@ impl Kernel for Linux {
         Ok(())
     }
 
+    fn loop_backing(&self, node: &Path) -> io::Result<u64> {
+        use std::os::fd::AsRawFd;
+        let device = std::fs::File::open(node)?;
+        let mut info = LoopInfo::default();
+        // SAFETY: the descriptor is open for the length of the call, and `info` has the layout of
+        // `struct loop_info64`.
+        #[expect(unsafe_code, reason = "no safe wrapper")]
+        unsafe { ioctl::loop_status(device.as_raw_fd(), &raw mut info) }?;
+        Ok(info.device)
+    }
+
     fn pin_memory(&self, on: bool) -> io::Result<()> {
         use nix::sys::mman::{MlockAllFlags, mlockall, munlockall};
         if on {
-            mlockall(MlockAllFlags::MCL_CURRENT)?
+            mlockall(MlockAllFlags::MCL_CURRENT)?;
         } else {
-            munlockall()?
+            munlockall()?;
         };
         Ok(())
     }
@@ -239,6 +256,15 @@ impl Kernel for Linux {
     }
 }
 
+/// `struct loop_info64` of linux/loop.h; of it we want the first field.
+#[derive(Default)]
+#[repr(C)]
+#[allow(missing_docs)]
+pub struct LoopInfo {
+    device: u64,
+    rest: [u64; 28],
+}
+
 /// `struct nvme_admin_cmd` of linux/nvme_ioctl.h.
 #[derive(Default)]
 #[repr(C)]
@@ -286,6 +312,12 @@ impl NvmeCommand {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_answer_of_a_loop_device_has_the_kernels_size() {
+        // 5 numbers of 64 bits, 4 of 32, three texts of 64, 64 and 32 bytes, 2 numbers of 64 bits.
+        assert_eq!(size_of::<LoopInfo>(), 40 + 16 + 160 + 16);
+    }
 
     #[test]
     fn the_nvme_command_has_the_kernels_layout() {

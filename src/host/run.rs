@@ -50,6 +50,7 @@ pub struct Program<'a> {
     args: Vec<OsString>,
     input: Option<&'a [u8]>,
     deadline: Duration,
+    tied: bool,
 }
 
 /// Shows no arguments and no input: either may hold a secret.
@@ -63,7 +64,7 @@ impl<'a> Program<'a> {
     /// A program by its absolute path, or by its name to be looked for in `PATH` and in the
     /// system's directories.
     pub fn new(name: &'a str) -> Program<'a> {
-        Program { name, args: Vec::new(), input: None, deadline: DEADLINE }
+        Program { name, args: Vec::new(), input: None, deadline: DEADLINE, tied: false }
     }
 
     /// Appends arguments.
@@ -77,6 +78,13 @@ impl<'a> Program<'a> {
     #[must_use]
     pub fn input(mut self, input: &'a [u8]) -> Program<'a> {
         self.input = Some(input);
+        self
+    }
+
+    /// The program ends when we do, however that comes.
+    #[must_use]
+    pub fn tied(mut self) -> Program<'a> {
+        self.tied = true;
         self
     }
 
@@ -242,9 +250,13 @@ fn start(path: PathBuf, program: &Program<'_>) -> io::Result<(Child, File)> {
         command.env("PATH", DEFAULT_PATH);
     }
     #[expect(unsafe_code, reason = "no safe way to say what happens between fork and exec")]
-    // SAFETY: `prepare` makes nothing but system calls that are allowed after a fork.
+    // SAFETY: `prepare` and prctl make nothing but system calls that are allowed after a fork.
     unsafe {
         command.pre_exec(prepare);
+        if program.tied {
+            // Sent at the end of the thread that starts it, which waits for it.
+            command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?));
+        }
     }
     let child = command.spawn()?;
     nonblocking(&output)?;

@@ -141,6 +141,20 @@ impl Client {
         serde_json::from_slice(&line).expect("JSON")
     }
 
+    /// The next reply of an agent that may die before it.
+    pub fn last_words(&mut self) -> Option<Value> {
+        let mut piece = [0; 65536];
+        while !self.buffer.contains(&b'\n') {
+            match self.stream.read(&mut piece) {
+                Ok(0) => return None,
+                Ok(count) => self.buffer.extend_from_slice(&piece[..count]),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("neither a reply nor an end: {error}"),
+            }
+        }
+        Some(self.reply())
+    }
+
     /// Sends a command and gives the whole reply.
     pub fn call(&mut self, command: &str, arguments: Value) -> Value {
         self.send(serde_json::json!({"execute": command, "arguments": arguments}).to_string());
