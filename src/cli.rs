@@ -155,6 +155,7 @@ pub struct CommandLine {
 
 /// Reads an argument vector, the program's name first. With `posix` (the environment has
 /// `POSIXLY_CORRECT`) the first operand ends the options.
+#[inline(never)] // Its temporaries would lie on the stack for the agent's whole life.
 pub fn parse(argv: impl IntoIterator<Item = OsString>, posix: bool) -> CommandLine {
     let mut argv = argv.into_iter();
     let program = argv.next().unwrap_or_else(|| "qemu-ga".into());

@@ -121,6 +121,7 @@ impl Default for Limits {
 impl Config {
     /// Reads the file and applies the command line. The channel's path may still be missing: see
     /// [`Config::settle_channel`].
+    #[inline(never)] // Its temporaries would lie on the stack for the agent's whole life.
     pub fn load(cli: &Args) -> Result<Config, ConfigError> {
         let file = match &cli.config {
             Some(path) => path.clone(),

@@ -108,6 +108,7 @@ fn run(mut config: Config, activated: Option<Activated>, log: &LogControl) -> Re
 }
 
 /// Says what a freeze would do; the status says whether a backup can rely on it.
+#[inline(never)] // Its temporaries would lie on the stack for the agent's whole life.
 fn check_freeze(config: &Config, json: bool) -> Result<u8, Failure> {
     let report = check::check(&Host::real(), config);
     print(|out| match json {
@@ -118,6 +119,7 @@ fn check_freeze(config: &Config, json: bool) -> Result<u8, Failure> {
 }
 
 /// Does what an option that ends the program asks for.
+#[inline(never)] // Its temporaries would lie on the stack for the agent's whole life.
 fn end(stop: Stop) -> Result<u8, Failure> {
     match stop {
         Stop::Help => print(|out| write!(out, "{}", cli::help())),

@@ -29,8 +29,9 @@ use reopen::Reopen;
 use signals::Signals;
 use worker::{Report, work};
 
-/// Bytes read at a time.
-const READ_SIZE: usize = 128 << 10;
+/// Bytes read at a time: enough for a usual request, and for one of those that move files.
+const READ_USUAL: usize = 4 << 10;
+const READ_LARGE: usize = 128 << 10;
 
 /// With so many bytes unsent, nothing new is read or taken from a long reply.
 const OUTPUT_HIGH: usize = 1 << 20;
@@ -55,6 +56,7 @@ pub fn run(agent: Agent, channel: Option<Endpoint>, log: LogControl, lifecycle: 
         .enable_time()
         .max_blocking_threads(STUCK_LIMIT + 8)
         .thread_keep_alive(Duration::from_secs(2))
+        .on_thread_park(malloc::resting)
         .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -109,6 +111,7 @@ enum End {
 }
 
 impl Server {
+    #[inline(never)] // Its temporaries would lie on the stack for the agent's whole life.
     fn new(agent: Agent, log: LogControl, lifecycle: Lifecycle) -> io::Result<Server> {
         let (reporter, reports) = mpsc::unbounded_channel();
         Ok(Server {
@@ -119,7 +122,7 @@ impl Server {
             signals: Signals::new()?,
             session: Session::new(),
             out: Output::default(),
-            input: vec![0; READ_SIZE],
+            input: vec![0; READ_USUAL],
             unread: 0..0,
             half_closed: false,
             reports,
@@ -260,6 +263,10 @@ impl Server {
             match link.read(&mut self.input)? {
                 Input::Nothing => {}
                 Input::Bytes(count) => {
+                    if count == self.input.len() && count < READ_LARGE {
+                        self.input.resize(READ_LARGE, 0);
+                        self.shrink = Some(Instant::now() + KEEP_BUFFERS);
+                    }
                     let whole = !self.framer.is_pending();
                     tracing::debug!("read data, count: {count}, data: {}", excerpt(&self.input[..count], whole));
                     self.unread = 0..count;
@@ -413,7 +420,10 @@ impl Server {
         if due(self.shrink) {
             self.shrink = None;
             self.framer.shrink();
-            malloc::settle();
+            if self.unread.is_empty() {
+                self.input = vec![0; READ_USUAL];
+            }
+            malloc::settle_at_rest();
         }
         if due(self.thaw_at) && !self.thawing {
             self.thaw_at = None;

@@ -33,9 +33,11 @@ impl Agent {
         agent
     }
 
-    /// The program with settings that keep it off this machine's files.
+    /// The program with settings that keep it off this machine's files. `QGA_UNDER_TEST` names
+    /// another one, such as the C one, to see what that does in the same places.
     pub fn command(dir: &Path) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_qemu-ga"));
+        let other = std::env::var_os("QGA_UNDER_TEST");
+        let mut command = Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_qemu-ga").into()));
         command
             .env("QGA_CONF", "")
             .arg("-t")
