@@ -27,7 +27,7 @@ use crate::session::{Piece, STUCK_LIMIT, Session};
 
 use reopen::Reopen;
 use signals::Signals;
-use worker::{Report, work};
+use worker::{Report, start, work};
 
 /// Bytes read at a time: enough for a usual request, and for one of those that move files.
 const READ_USUAL: usize = 4 << 10;
@@ -323,14 +323,14 @@ impl Server {
     fn start_jobs(&mut self) {
         for job in self.session.take_jobs() {
             let (agent, reporter) = (self.agent.clone(), self.reporter.clone());
-            tokio::task::spawn_blocking(move || work(&agent, job, &reporter));
+            start(move |place| work(&agent, job, &reporter, place));
         }
         for dropped in self.session.take_dropped_streams() {
             self.stream = self.stream.take().filter(|(seq, _)| *seq != dropped);
         }
         for undo in self.session.take_undos() {
             let agent = self.agent.clone();
-            tokio::task::spawn_blocking(move || undo(&agent));
+            start(move |_| undo(&agent));
         }
     }
 

@@ -224,3 +224,37 @@ fn sighup_takes_policy_and_limits_over_and_keeps_the_old_ones_when_the_file_is_b
     until("the new ones are in force", || client.call("guest-get-time", json!({})).get("return").map(drop));
     assert!(client.ask("guest-file-open", open).is_i64());
 }
+
+/// Nobody may start a process or a thread: a fork bomb, or a full pids cgroup.
+#[test]
+fn without_threads_to_spare_commands_are_still_answered() {
+    if !nix::unistd::geteuid().is_root() {
+        support::skip("not root, who alone can make another user");
+        return;
+    }
+    // A user of its own, for whom one process is one too many.
+    let limits = ["--reuid=64999", "--regid=64999", "--clear-groups", "prlimit", "--nproc=1"];
+    let dir = tempfile::TempDir::new().expect("a directory");
+    std::os::unix::fs::chown(dir.path(), Some(64999), Some(64999)).expect("root may");
+    let agent = Agent::command(dir.path());
+    let mut command = std::process::Command::new("setpriv");
+    // The program itself may lie where only root can go.
+    let program = dir.path().join("qemu-ga");
+    std::fs::copy(agent.get_program(), &program).expect("copied");
+    command.args(limits).arg(&program).args(agent.get_args()).env("QGA_CONF", "");
+    command.args(["-m", "unix-listen", "-p"]).arg(dir.path().join("s"));
+    let child = command.spawn().expect("setpriv runs");
+    let agent = Agent { child, dir };
+    support::until("it listens", || std::os::unix::net::UnixStream::connect(agent.path("s")).ok());
+    let mut client = agent.connect();
+    assert_eq!(client.ask("guest-fsfreeze-thaw", json!({})), 0);
+    let file = agent.path("file").display().to_string();
+    std::fs::write(&file, vec![b'x'; 3 << 20]).expect("a file");
+    let handle = client.ask("guest-file-open", json!({"path": file}));
+    let read = client.ask("guest-file-read", json!({"handle": handle, "count": 3 << 20}));
+    assert_eq!(read["count"], 3 << 20);
+    assert_eq!(client.ask("guest-ping", json!({})), json!({}));
+    let text = client.call("guest-exec", json!({"path": "true"}))["error"]["desc"].to_string();
+    assert!(text.contains("Resource temporarily unavailable"), "{text}");
+    assert_eq!(agent.terminate(), Some(0));
+}

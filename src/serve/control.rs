@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::signals::Signal;
-use super::worker::Report;
+use super::worker::{Report, start};
 use super::{END_FROZEN, Server, limits};
 use crate::freeze;
 use crate::protocol::error::os_reason;
@@ -29,14 +29,14 @@ impl Server {
     pub(super) fn settle_hooks(&self) {
         if freeze::owes_hooks(&self.agent) {
             let agent = self.agent.clone();
-            tokio::task::spawn_blocking(move || freeze::settle_hooks(&agent));
+            start(move |_| freeze::settle_hooks(&agent));
         }
     }
 
     pub(super) fn thaw_unasked(&mut self, why: &'static str) {
         self.thawing = true;
         let (agent, reporter) = (self.agent.clone(), self.reporter.clone());
-        tokio::task::spawn_blocking(move || {
+        start(move |_| {
             freeze::thaw_unasked(&agent, why);
             let _ = reporter.send(Report::Thawed);
         });

@@ -1,5 +1,8 @@
 //! The worker's side of the loop: runs one job and reports.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+
 use tokio::sync::mpsc;
 
 use crate::agent::Agent;
@@ -16,10 +19,41 @@ pub(super) enum Report {
     Thawed,
 }
 
-/// Runs a job on a worker thread.
-pub(super) fn work(agent: &Agent, job: Job, reporter: &mpsc::UnboundedSender<Report>) {
+/// Who does something that may take its time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Worker,
+    Loop,
+}
+
+/// Has a worker do something. When the system has no thread to spare, the loop does it itself: a
+/// thaw must not fail for that, and tokio would end the agent.
+pub(super) fn start(job: impl FnOnce(Place) + Send + 'static) {
+    let waiting = Arc::new(Mutex::new(Some(job)));
+    let of_worker = waiting.clone();
+    let take = |job: &Mutex<Option<_>>| job.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let worker = move || {
+        if let Some(job) = take(&of_worker) {
+            job(Place::Worker);
+        }
+    };
+    if catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_blocking(worker))).is_err() {
+        if let Some(job) = take(&waiting) {
+            job(Place::Loop);
+        }
+    }
+}
+
+/// Runs a job. A reply of several pieces goes out while it is made, but whole when the loop, which
+/// would have to send them, makes it itself.
+pub(super) fn work(agent: &Agent, job: Job, reporter: &mpsc::UnboundedSender<Report>, place: Place) {
     let mut pieces: Option<mpsc::Sender<Piece>> = None;
-    let done = agent.work(job.row, &job.request, |piece| {
+    let mut whole = Vec::new();
+    let mut done = agent.work(job.row, &job.request, |piece| {
+        if place == Place::Loop {
+            whole.extend_from_slice(&piece.bytes);
+            return true;
+        }
         let sender = pieces.get_or_insert_with(|| {
             let (sender, receiver) = mpsc::channel(2);
             let _ = reporter.send(Report::Stream(job.seq, receiver));
@@ -28,5 +62,8 @@ pub(super) fn work(agent: &Agent, job: Job, reporter: &mpsc::UnboundedSender<Rep
         sender.blocking_send(piece).is_ok()
     });
     drop(pieces);
+    if !whole.is_empty() {
+        done.reply = whole;
+    }
     let _ = reporter.send(Report::Done(job.seq, done, job.request.into_message()));
 }
