@@ -6,6 +6,7 @@
 use serde_json::json;
 
 use crate::bench::{Bench, Layout, all_finish};
+use crate::support::Agent;
 
 /// Freezes all of them, sees that writers wait for the thaw, and nobody else.
 fn freezes_and_thaws(layout: &Layout, count: usize) {
@@ -151,7 +152,7 @@ fn what_is_covered_is_left_alone() {
 #[test]
 fn the_check_tells_the_order_and_freezes_nothing() {
     let Some(bench) = Bench::new(&crate::bench::CLASSIC, &[]) else { return };
-    let agent = env!("CARGO_BIN_EXE_qemu-ga");
+    let agent = Agent::program().display().to_string();
     let json = bench.shell(&format!("QGA_CONF= {agent} -t . --check-freeze --json"));
     let report: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     let frozen = report["file-systems"].as_array().expect("a list").iter().filter(|row| row["action"] == "freeze");

@@ -33,11 +33,16 @@ impl Agent {
         agent
     }
 
-    /// The program with settings that keep it off this machine's files. `QGA_UNDER_TEST` names
-    /// another one, such as the C one, to see what that does in the same places.
-    pub fn command(dir: &Path) -> Command {
+    /// The program; `QGA_UNDER_TEST` names another one, such as the C one, to see what that does in
+    /// the same places.
+    pub fn program() -> PathBuf {
         let other = std::env::var_os("QGA_UNDER_TEST");
-        let mut command = Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_qemu-ga").into()));
+        other.map_or_else(|| env!("CARGO_BIN_EXE_qemu-ga").into(), PathBuf::from)
+    }
+
+    /// The program with settings that keep it off this machine's files.
+    pub fn command(dir: &Path) -> Command {
+        let mut command = Command::new(Agent::program());
         command
             .env("QGA_CONF", "")
             .arg("-t")

@@ -12,6 +12,7 @@ mod by_hand;
 mod freeze;
 #[allow(dead_code, reason = "shared with the demo, which uses other parts of it")]
 mod harness;
+mod layouts;
 mod other_guests;
 mod port;
 mod power;
