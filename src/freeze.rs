@@ -5,20 +5,15 @@
 
 pub mod check;
 mod deadline;
+mod held;
 mod hook;
 mod order;
 mod pairs;
 mod plan;
 
-use std::fs::File;
-use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-
-use nix::errno::Errno;
 
 use crate::agent::Agent;
 use crate::host::linux::mounts;
@@ -26,16 +21,8 @@ use crate::host::{Host, Kernel};
 use crate::log::{AUDIT, LogControl};
 use crate::protocol::error::{Error, Result, os_reason};
 use crate::state::State;
-use deadline::Deadline;
+use held::{Held, freeze_each, open, open_all, sync_each, thaw_fully};
 use pairs::Told;
-use plan::Planned;
-
-/// A file system that is in our hands.
-#[derive(Clone)]
-struct Held {
-    point: PathBuf,
-    dir: Arc<File>,
-}
 
 /// What we have frozen. The flag is what `guest-fsfreeze-status` tells.
 pub struct Freezer {
@@ -192,113 +179,6 @@ fn freeze_listed(agent: &Agent, points: Option<&[&str]>, inner: &mut Inner) -> R
     }
 }
 
-/// Opens every mount point while nothing is frozen yet.
-fn open_all(agent: &Agent, planned: Vec<Planned>) -> Result<Vec<Held>> {
-    let mut held = Vec::with_capacity(planned.len());
-    for Planned { mount, skip, .. } in planned {
-        let point = mount.point;
-        if let Some(why) = skip {
-            tracing::warn!("{} is not frozen: {why}", point.display());
-            continue;
-        }
-        match open(&agent.host, &point) {
-            Ok(dir) => held.push(Held { point, dir: Arc::new(dir) }),
-            Err(error) if agent.config().fsfreeze.best_effort => {
-                tracing::warn!("{} is not frozen: {}", point.display(), os_reason(&error));
-            }
-            Err(error) => return Err(Error::os(format!("failed to open {}", point.display()), &error)),
-        }
-    }
-    Ok(held)
-}
-
-fn open(host: &Host, point: &Path) -> std::io::Result<File> {
-    open_path(&host.path(point))
-}
-
-fn open_path(path: &Path) -> std::io::Result<File> {
-    File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)
-}
-
-/// Writes back what is dirty. A disk that does not answer ends the freeze before it began.
-fn sync_each(agent: &Agent, held: &[Held]) -> Result<()> {
-    let patience = agent.config().fsfreeze.freeze_timeout;
-    let kernel = agent.host.kernel_handle();
-    let mut calls = Deadline::new(held, move |held| kernel.sync(held.dir.as_fd()), |_, _| {})
-        .map_err(|error| Error::os("failed to start the freeze", &error))?;
-    for file_system in held {
-        let point = file_system.point.display();
-        match calls.next(patience) {
-            Some(Ok(())) => {}
-            Some(Err(error)) => tracing::warn!("failed to sync {point}: {}", os_reason(&error)),
-            None => return Err(Error::new(format!("failed to sync {point}: not done after {} s", patience.as_secs()))),
-        }
-    }
-    Ok(())
-}
-
-/// What became of one `FIFREEZE`.
-enum Attempt {
-    Frozen,
-    /// The file system has no freeze (vfat, iso9660...); it was synced.
-    Unsupported,
-    /// Somebody else froze it before.
-    Taken,
-    Refused(std::io::Error),
-}
-
-impl Attempt {
-    fn of(result: std::io::Result<()>) -> Attempt {
-        let Err(error) = result else { return Attempt::Frozen };
-        match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
-            Errno::EOPNOTSUPP | Errno::ENOTTY => Attempt::Unsupported,
-            Errno::EBUSY => Attempt::Taken,
-            _ => Attempt::Refused(error),
-        }
-    }
-}
-
-/// Freezes one after the other. Gives those that were frozen, and the refusal that ended it.
-fn freeze_each(agent: &Agent, listed: Vec<Held>) -> (Vec<Held>, Option<Error>) {
-    let mut frozen = Vec::with_capacity(listed.len());
-    let config = agent.config();
-    let settings = &config.fsfreeze;
-    let (best_effort, patience) = (settings.best_effort, settings.freeze_timeout);
-    let (kernel, of_late) = (agent.host.kernel_handle(), agent.host.kernel_handle());
-    let freeze = move |held: &Held| Attempt::of(kernel.freeze(held.dir.as_fd()));
-    let take_back = move |held: &Held, attempt| {
-        if matches!(attempt, Attempt::Frozen) {
-            let _ = of_late.thaw(held.dir.as_fd());
-        }
-    };
-    let mut calls = match Deadline::new(&listed, freeze, take_back) {
-        Ok(calls) => calls,
-        Err(error) => return (frozen, Some(Error::os("failed to start the freeze", &error))),
-    };
-    for file_system in listed {
-        let point = file_system.point.display().to_string();
-        match calls.next(patience) {
-            Some(Attempt::Frozen) => frozen.push(file_system),
-            Some(Attempt::Unsupported) => {
-                tracing::info!("{point} is only synced: its file system cannot be frozen");
-            }
-            Some(Attempt::Taken) => tracing::warn!("{point} is frozen already, by somebody else"),
-            Some(Attempt::Refused(error)) if best_effort => {
-                tracing::warn!("failed to freeze {point}: {}", os_reason(&error));
-            }
-            Some(Attempt::Refused(error)) => {
-                return (frozen, Some(Error::os(format!("failed to freeze {point}"), &error)));
-            }
-            None => {
-                let seconds = patience.as_secs();
-                let text = format!("failed to freeze {point}: not done after {seconds} s");
-                return (frozen, Some(Error::new(text)));
-            }
-        }
-    }
-    (frozen, None)
-}
-
 /// Thaws everything, whoever froze it. Returns how many file systems were frozen.
 ///
 /// # Errors
@@ -316,7 +196,7 @@ pub fn thaw(agent: &Agent) -> Result<i64> {
         }
         Err(error) => return Err(Error::os("failed to read the mount table", &error)),
     };
-    for mount in listed.iter().filter(|mount| !mount.covered) {
+    for mount in listed.iter().filter(|mount| plan::reason_to_skip(mount).is_none()) {
         if let Ok(dir) = open(&agent.host, &mount.point) {
             count += i64::from(thaw_fully(agent, &dir));
         }
@@ -350,16 +230,7 @@ pub fn settle_hooks(agent: &Agent) {
 
 /// Thaws what we froze, in the opposite order, by the descriptors that were kept.
 fn thaw_held(agent: &Agent, inner: &mut Inner) -> i64 {
-    inner.held.iter().rev().map(|held| i64::from(thaw_fully(agent, &held.dir))).sum()
-}
-
-/// Takes back all freezes of a file system. Whether there was one.
-fn thaw_fully(agent: &Agent, dir: &File) -> bool {
-    let mut thawed = false;
-    while agent.host.kernel().thaw(dir.as_fd()).is_ok() {
-        thawed = true;
-    }
-    thawed
+    inner.held.iter().rev().map(|held| i64::from(held.thaw(agent))).sum()
 }
 
 /// Goes back to normal operation after the last thaw.

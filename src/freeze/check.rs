@@ -187,7 +187,7 @@ impl Report {
 
     /// Opens the mount point, as the freeze will, and asks SELinux.
     fn may_freeze(&mut self, host: &Host, config: &Config, mount: &Mount) {
-        let open = |point: &Path| super::open_path(point).map(|dir| selinux::label(&dir));
+        let open = |point: &Path| super::held::open_path(point).map(|dir| selinux::label(&dir));
         let opened = host.patience().one(host.path(&mount.point), open);
         let point = mount.point.display();
         let problem = match opened {

@@ -28,7 +28,7 @@ pub(super) fn plan(host: &Host, points: Option<&[&str]>) -> io::Result<Vec<Plann
 }
 
 /// Only what the kernel itself keeps on a disk, and what can be reached, is touched at all.
-fn reason_to_skip(mount: &Mount) -> Option<&'static str> {
+pub(super) fn reason_to_skip(mount: &Mount) -> Option<&'static str> {
     if mount.covered {
         return Some("something else is mounted over it");
     }

@@ -1,7 +1,6 @@
 //! Whatever happens in whatever order: after the last thaw nothing is frozen, and each hook that was
 //! told of a freeze was told of a thaw after it.
 
-use std::path::Path;
 use std::sync::mpsc;
 
 use proptest::prelude::*;
