@@ -185,7 +185,7 @@ impl Pipes {
 
     /// Writes the input as far as the pipe takes it, which for most is all.
     fn feed_at_once(&mut self) {
-        if self.feed.as_mut().is_some_and(|pipe| !pipe.turn(&mut Vec::new())) {
+        if self.feed.as_mut().is_some_and(|pipe| !pipe.turn(&mut 0, &mut Vec::new())) {
             self.feed = None;
         }
     }

@@ -17,6 +17,10 @@ use super::children::{Output, Shared, Stream};
 /// Captured bytes kept of each stream; what comes after them is read and thrown away.
 pub(super) const CAPTURE_LIMIT: usize = 16 << 20;
 
+/// Captured bytes kept of all programs that run, together. 256 of them may, and a guest must not be
+/// driven out of memory by what they print.
+const CAPTURE_ALL: usize = 256 << 20;
+
 /// Read from one pipe before the others have their turn.
 const TURN: u64 = 1 << 20;
 
@@ -81,6 +85,7 @@ impl Collector {
                 shared: Arc::clone(shared),
                 epoll: Arc::clone(&epoll),
                 pipes: HashMap::new(),
+                room: CAPTURE_ALL,
                 scratch: Vec::new(),
             };
             std::thread::Builder::new().name("exec-output".into()).spawn(move || thread.run())?;
@@ -111,6 +116,8 @@ struct Thread {
     epoll: Arc<Epoll>,
     /// By the number of their descriptor, which is what an event bears.
     pipes: HashMap<u64, Pipe>,
+    /// What is left of [`CAPTURE_ALL`].
+    room: usize,
     scratch: Vec<u8>,
 }
 
@@ -130,13 +137,15 @@ impl Thread {
     fn serve(&mut self, key: u64) {
         // A pipe that is not here yet comes with the next `fetch`, and its event again.
         let Some(pipe) = self.pipes.get_mut(&key) else { return };
-        if pipe.turn(&mut self.scratch) {
+        if pipe.turn(&mut self.room, &mut self.scratch) {
             return;
         }
         let Some(pipe) = self.pipes.remove(&key) else { return };
         let _ = self.epoll.delete(&pipe.file);
         drop(pipe.file);
         if let Task::Collect { serial, stream, output } = pipe.task {
+            // From here on it counts among the finished ones.
+            self.room += output.data.len();
             self.shared.stream_ended(serial, stream, output);
         }
     }
@@ -156,18 +165,24 @@ impl Pipe {
     }
 
     /// Reads or writes what can be now. False when that was all there is to do with the pipe.
-    pub fn turn(&mut self, scratch: &mut Vec<u8>) -> bool {
+    pub fn turn(&mut self, room: &mut usize, scratch: &mut Vec<u8>) -> bool {
         match &mut self.task {
-            Task::Collect { output, .. } => collect(&mut self.file, output, scratch),
+            Task::Collect { output, .. } => {
+                let before = output.data.len();
+                let more = collect(&mut self.file, output, *room, scratch);
+                *room = room.saturating_sub(output.data.len() - before);
+                more
+            }
             Task::Feed { input, done } => feed(&mut self.file, input, done),
         }
         .unwrap_or_else(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 
-fn collect(pipe: &mut File, output: &mut Output, scratch: &mut Vec<u8>) -> io::Result<bool> {
-    let room = CAPTURE_LIMIT - output.data.len();
-    if room > 0 {
+fn collect(pipe: &mut File, output: &mut Output, room: usize, scratch: &mut Vec<u8>) -> io::Result<bool> {
+    let room = room.min(CAPTURE_LIMIT - output.data.len());
+    // Nothing is kept any more behind a piece that was not.
+    if room > 0 && !output.truncated {
         let turn = TURN.min(room as u64);
         let read = (&*pipe).take(turn).read_to_end(&mut output.data)?;
         return Ok(read as u64 == turn);
@@ -193,4 +208,31 @@ fn feed(pipe: &mut File, input: &[u8], done: &mut usize) -> io::Result<bool> {
         }
     }
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_all_programs_print_together_is_bounded_and_said_to_be_cut() {
+        let pipe = |text: &[u8]| {
+            let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK).expect("a pipe");
+            File::from(write).write_all(text).expect("room in the pipe");
+            let task = Task::Collect { serial: 0, stream: Stream::Out, output: Output::default() };
+            Pipe { file: read.into(), task }
+        };
+        let (mut room, mut scratch) = (10, Vec::new());
+        let mut run = |mut pipe: Pipe| {
+            while pipe.turn(&mut room, &mut scratch) {}
+            match pipe.task {
+                Task::Collect { output, .. } => (output.data.len(), output.truncated),
+                Task::Feed { .. } => panic!("it collects"),
+            }
+        };
+        assert_eq!(run(pipe(&[0; 7])), (7, false));
+        assert_eq!(run(pipe(&[0; 7])), (3, true));
+        assert_eq!(run(pipe(&[0; 1])), (0, true));
+        assert_eq!(run(pipe(&[])), (0, false));
+    }
 }
