@@ -15,6 +15,7 @@ use qemu_ga::daemon::{self, Activated, ActivationError, Lifecycle, PidFileError}
 use qemu_ga::freeze::check;
 use qemu_ga::host::Host;
 use qemu_ga::host::linux::authorized_keys::worker;
+use qemu_ga::host::linux::descriptors;
 use qemu_ga::host::linux::malloc;
 use qemu_ga::log::{self, LogControl};
 use qemu_ga::protocol::error::os_reason;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     malloc::tune();
+    descriptors::raise_limit();
     let log = log::init();
     start(&log).map_or_else(
         |failure| {

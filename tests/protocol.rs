@@ -258,3 +258,31 @@ fn without_threads_to_spare_commands_are_still_answered() {
     assert!(text.contains("Resource temporarily unavailable"), "{text}");
     assert_eq!(agent.terminate(), Some(0));
 }
+
+/// The agent may hold as many files as its limits say, and programs get the limit it was given.
+#[test]
+fn a_thousand_open_files_do_not_keep_a_client_out_and_programs_have_the_usual_limit() {
+    let dir = tempfile::TempDir::new().expect("a directory");
+    let agent = Agent::command(dir.path());
+    let mut command = std::process::Command::new("prlimit");
+    command.args(["--nofile=1024:8192"]).arg(agent.get_program()).args(agent.get_args()).env("QGA_CONF", "");
+    command.args(["-m", "unix-listen", "-p"]).arg(dir.path().join("s"));
+    let child = command.spawn().expect("prlimit runs");
+    let agent = Agent { child, dir };
+    support::until("it listens", || std::os::unix::net::UnixStream::connect(agent.path("s")).ok());
+    let mut client = agent.connect();
+    for _ in 0..1024 {
+        client.ask("guest-file-open", json!({"path": "/dev/null"}));
+    }
+    let refused = client.call("guest-file-open", json!({"path": "/dev/null"}))["error"]["desc"].to_string();
+    assert!(refused.contains("1024"), "{refused}");
+    drop(client);
+    let mut client = agent.connect();
+    let limit = json!({"path": "/bin/sh", "arg": ["-c", "ulimit -Sn; ulimit -Hn"], "capture-output": true});
+    let pid = client.ask("guest-exec", limit)["pid"].clone();
+    let status = support::until("it ends", || {
+        let status = client.ask("guest-exec-status", json!({"pid": pid}));
+        (status["exited"] == true).then_some(status)
+    });
+    assert_eq!(status["out-data"], "MTAyNAo4MTkyCg==", "1024 and 8192");
+}

@@ -18,10 +18,12 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, pipe2};
 
 use super::Host;
+use super::linux::descriptors;
 use crate::protocol::error::{Error, Result, os_reason};
 
 /// Where programs are looked for after `PATH`, which service managers may leave without `sbin`.
@@ -281,6 +283,9 @@ fn prepare() -> io::Result<()> {
     // there only what we opened ourselves, all of it close-on-exec, is kept out.
     unsafe {
         libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC);
+    }
+    if let Some((soft, hard)) = descriptors::limit_of_children() {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
     }
     Ok(())
 }

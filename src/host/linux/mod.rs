@@ -6,6 +6,7 @@ pub mod block;
 pub mod btrfs;
 pub mod capability;
 pub mod cpu;
+pub mod descriptors;
 pub mod diskstats;
 pub mod fd;
 pub mod logind;

@@ -19,6 +19,8 @@ use nix::sys::signal::SigSet;
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
+use super::descriptors;
+
 /// Where programs are looked for when there is no `PATH` at all.
 const DEFAULT_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -84,6 +86,7 @@ impl Program<'_> {
             shell_argv: pointers(&[SHELL.as_ptr(), ptr::null()], &args),
             envp: pointers(&[], &env),
             stdio,
+            files: descriptors::limit_of_children().map(|(rlim_cur, rlim_max)| libc::rlimit { rlim_cur, rlim_max }),
             oom_score: oom_score_is_lowered(),
             errno: 0,
         };
@@ -130,6 +133,8 @@ struct Plan {
     envp: Vec<*const c_char>,
     /// All above 2.
     stdio: [c_int; 3],
+    /// How many files it may have open.
+    files: Option<libc::rlimit>,
     /// Write 0 to our `oom_score_adj`.
     oom_score: bool,
     /// Written by the child when it could not execute anything.
@@ -176,6 +181,9 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
             }
         }
         close_from_3();
+        if let Some(files) = &plan.files {
+            libc::setrlimit(libc::RLIMIT_NOFILE, files);
+        }
         let umask = libc::umask(0o022);
         libc::umask(umask | 0o022);
         if plan.oom_score {
