@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::commands::exec::Children;
 use crate::commands::file::Files;
-use crate::commands::{Body, Command, Ctx};
+use crate::commands::{Body, Command, Ctx, Lane};
 use crate::config::Config;
 use crate::freeze::Freezer;
 use crate::host::Host;
@@ -21,6 +21,8 @@ use crate::state::State;
 pub struct Agent {
     /// The machine.
     pub host: Host,
+    /// The same for the loop, which must not wait.
+    host_in_haste: Host,
     /// The handle counter and the frozen marker on disk.
     pub state: State,
     /// Open guest files.
@@ -40,7 +42,8 @@ impl Agent {
         let freezer = Freezer::new(&host, &state, log);
         let files = Files::default();
         let config = RwLock::new(Arc::new(config));
-        Agent { host, config, state, files, freezer, children: Children::new(), policy }
+        let host_in_haste = host.in_haste();
+        Agent { host, host_in_haste, config, state, files, freezer, children: Children::new(), policy }
     }
 
     /// The settings as they are now.
@@ -74,10 +77,20 @@ impl Agent {
         policy.check(row, self.freezer.is_frozen())
     }
 
-    /// Runs a command that needs no worker and appends its reply.
-    pub fn answer(&self, row: &Command, request: &Request, out: &mut Vec<u8>) {
-        let cx = Ctx::new(self);
-        match self.check(row).and_then(|()| caught(row, || row.run(&cx, request.arguments()))) {
+    /// Runs a command on the loop and appends its reply. False when it needs a worker; then nothing
+    /// was done.
+    pub fn answer(&self, row: &Command, request: &Request, out: &mut Vec<u8>) -> bool {
+        let host = match row.lane {
+            Lane::Inline | Lane::Barrier => &self.host,
+            Lane::Prompt => &self.host_in_haste,
+            Lane::Worker | Lane::Freeze => return false,
+        };
+        let cx = Ctx::new(self, host);
+        let result = self.check(row).and_then(|()| caught(row, || row.run(&cx, request.arguments())));
+        if host.take_refused() {
+            return false;
+        }
+        match result {
             Ok(Body::Json(json)) => success(row, &json, request, out),
             Ok(Body::Stream(mut stream)) => {
                 let mut json = Vec::new();
@@ -86,12 +99,13 @@ impl Agent {
             }
             Err(error) => reply::error(out, &error, request.id()),
         }
+        true
     }
 
     /// Runs a command on a worker. Pieces of a long reply go to `send`, which says whether anybody
     /// still wants more; the whole of a short one is returned.
     pub fn work(&self, row: &Command, request: &Request, mut send: impl FnMut(Piece) -> bool) -> Done {
-        let cx = Ctx::new(self);
+        let cx = Ctx::new(self, &self.host);
         let mut out = Vec::new();
         match caught(row, || row.run(&cx, request.arguments())) {
             Ok(Body::Json(json)) => success(row, &json, request, &mut out),

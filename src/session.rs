@@ -176,8 +176,7 @@ impl Session {
             self.ready(out, |bytes| reply::error(bytes, &error, request.id()));
             return Some(request.into_message());
         };
-        if !self.owes() && row.is_inline(agent, request.arguments()) {
-            agent.answer(row, &request, out.tail());
+        if !self.owes() && agent.answer(row, &request, out.tail()) {
             return Some(request.into_message());
         }
         let barrier = row.lane == Lane::Barrier && agent.check(row).is_ok();
@@ -303,9 +302,7 @@ impl Session {
             }
             match agent.check(job.row) {
                 Err(error) => reply::error(out.tail(), &error, job.request.id()),
-                Ok(()) if job.row.is_inline(agent, job.request.arguments()) => {
-                    agent.answer(job.row, &job.request, out.tail());
-                }
+                Ok(()) if agent.answer(job.row, &job.request, out.tail()) => {}
                 Ok(()) => {
                     self.head = Some(Head::Waiting(job));
                     self.start_head(now, out);
@@ -404,7 +401,7 @@ impl Session {
                 Entry::Reply(bytes) => self.queue_bytes -= bytes.len(),
                 Entry::Call(job) => {
                     self.queue_bytes -= job.request.footprint();
-                    if matches!(job.row.lane, Lane::Worker | Lane::Freeze) {
+                    if !matches!(job.row.lane, Lane::Inline | Lane::Barrier) {
                         tracing::warn!("the reply to {} is dropped: its client no longer waits", job.row.name);
                         line.queue.push_back(job);
                     }

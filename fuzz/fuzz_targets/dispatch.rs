@@ -15,6 +15,7 @@ use qemu_ga::host::Host;
 use qemu_ga::host::fake::FakeKernel;
 use qemu_ga::protocol::frame::{Event, Framer};
 use qemu_ga::protocol::request::Request;
+use qemu_ga::session::Piece;
 use qemu_ga::state::State;
 
 const ALLOWED: &[&str] = &[
@@ -61,7 +62,14 @@ fuzz_target!(|data: &[u8]| {
         let Ok(request) = Request::parse(message) else { continue };
         let Some(row) = commands::find(request.execute()) else { continue };
         let mut reply = Vec::new();
-        agent.answer(row, &request, &mut reply);
+        if !agent.answer(row, &request, &mut reply) {
+            let pieces = |piece: Piece| {
+                reply.extend(piece.bytes);
+                true
+            };
+            let done = agent.work(row, &request, pieces);
+            reply.extend(done.reply);
+        }
         let line = reply.strip_prefix(b"\xff").unwrap_or(&reply);
         let line = line.strip_suffix(b"\n").expect("a line");
         assert!(line.iter().all(|&byte| (b' '..0x7F).contains(&byte)), "one line of ASCII");

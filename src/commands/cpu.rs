@@ -12,10 +12,9 @@ use crate::protocol::args;
 use crate::protocol::error::{Error, Result, os_reason};
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::new("guest-get-vcpus", |cx, a| cx.call(|cx, args| vcpus(&cx.agent.host, args), a)).lane(Lane::Inline),
-    Command::new("guest-set-vcpus", |cx, a| cx.call(|cx, args| set_vcpus(&cx.agent.host, args), a)),
-    Command::new("guest-get-cpustats", |cx, a| cx.call(|cx, args| cpustats(&cx.agent.host, args), a))
-        .lane(Lane::Inline),
+    Command::new("guest-get-vcpus", |cx, a| cx.call(|cx, args| vcpus(cx.host, args), a)).lane(Lane::Prompt),
+    Command::new("guest-set-vcpus", |cx, a| cx.call(|cx, args| set_vcpus(cx.host, args), a)),
+    Command::new("guest-get-cpustats", |cx, a| cx.call(|cx, args| cpustats(cx.host, args), a)).lane(Lane::Prompt),
 ];
 
 /// All processors of one request together may take this long to start or stop.

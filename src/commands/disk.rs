@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Command, Ctx};
+use super::{Command, Ctx, Lane};
 use crate::host::Host;
 use crate::host::linux::address::{self, Address, BusType};
 use crate::host::linux::block::Device;
@@ -14,7 +14,7 @@ use crate::protocol::error::{Error, Result};
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::new("guest-get-disks", |cx, a| cx.call(disks, a)),
-    Command::new("guest-get-diskstats", |cx, a| cx.call(stats, a)),
+    Command::new("guest-get-diskstats", |cx, a| cx.call(stats, a)).lane(Lane::Prompt),
 ];
 
 /// A disk or a partition. Name and partition are always there (O19).
@@ -34,7 +34,7 @@ struct Disk {
 
 /// Lists all disks with something on them, and their partitions.
 fn disks(cx: &Ctx<'_>, _: args::Empty) -> Result<Vec<Disk>> {
-    list(&cx.agent.host)
+    list(cx.host)
 }
 
 fn list(host: &Host) -> Result<Vec<Disk>> {
@@ -170,7 +170,7 @@ impl Counters {
 
 /// Tells for each block device how much was read and written since it appeared.
 fn stats(cx: &Ctx<'_>, _: args::Empty) -> Result<Vec<DiskStats>> {
-    list_stats(&cx.agent.host)
+    list_stats(cx.host)
 }
 
 fn list_stats(host: &Host) -> Result<Vec<DiskStats>> {

@@ -17,8 +17,7 @@ pub use children::Children;
 use children::{Output, Stream as Captured};
 use collector::{Pipe, Task};
 
-use super::{Body, Command, Ctx, Stream};
-use crate::agent::Agent;
+use super::{Body, Command, Ctx, Lane, Stream};
 use crate::host::linux::spawn::Program;
 use crate::log::AUDIT;
 use crate::protocol::args;
@@ -29,7 +28,7 @@ use crate::protocol::message::Members;
 pub(super) const COMMANDS: &[Command] = &[
     Command::new("guest-exec", |cx, a| cx.call(exec, a)),
     // Asked in busy loops (O22): a thread for each would be too much.
-    Command::new("guest-exec-status", exec_status).inline_when(status_is_quick),
+    Command::new("guest-exec-status", exec_status).lane(Lane::Prompt),
 ];
 
 /// Input up to this size is put into the pipe at once; the kernel's limit for a pipe.
@@ -206,10 +205,14 @@ struct Status {
     pid: i64,
 }
 
-/// Says whether a program has ended, and then once: how, and what it wrote.
+/// Says whether a program has ended, and then once: how, and what it wrote. That takes long only when
+/// it is much.
 fn exec_status(cx: &Ctx<'_>, arguments: Option<Members<'_>>) -> Result<Body> {
     let Status { pid } = args::parse(arguments)?;
     let children = &cx.agent.children;
+    if children.captured(pid) > reply::PIECE {
+        cx.host.may_wait()?;
+    }
     let outcome = children.take(pid).map_err(|_| Error::new(format!("PID {pid} does not exist")))?;
     let Some(outcome) = outcome else {
         return Ok(Body::Json(b"{\"exited\": false}".to_vec()));
@@ -224,11 +227,6 @@ fn exec_status(cx: &Ctx<'_>, arguments: Option<Members<'_>>) -> Result<Body> {
         return Ok(Body::Json(json));
     }
     Ok(Body::Stream(Box::new(reply)))
-}
-
-/// Never waits, and is long only when it hands out much output.
-fn status_is_quick(agent: &Agent, arguments: Option<Members<'_>>) -> bool {
-    args::parse(arguments).map_or(true, |Status { pid }| agent.children.captured(pid) <= reply::PIECE)
 }
 
 #[cfg(test)]

@@ -13,18 +13,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::{Command, Ctx, Empty, Stream};
-use crate::agent::Agent;
+use super::{Command, Ctx, Empty, Lane, Stream};
+use crate::host::cached::is_in_memory;
 use crate::log::AUDIT;
 use crate::protocol::base64::{self, Payload};
 use crate::protocol::error::{Error, Result, echo};
-use crate::protocol::message::{Kind, Members, Value};
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::new("guest-file-open", |cx, a| cx.call(open, a)),
     Command::new("guest-file-close", |cx, a| cx.call(close, a)),
-    Command::new("guest-file-read", |cx, a| cx.stream(read, a)).inline_when(reads_memory),
-    Command::new("guest-file-write", |cx, a| cx.call(write, a)).inline_when(writes_memory),
+    Command::new("guest-file-read", |cx, a| cx.stream(read, a)).lane(Lane::Prompt),
+    Command::new("guest-file-write", |cx, a| cx.call(write, a)).lane(Lane::Prompt),
     Command::new("guest-file-seek", |cx, a| cx.call(seek, a)),
     Command::new("guest-file-flush", |cx, a| cx.call(flush, a)),
 ];
@@ -57,14 +56,11 @@ impl GuestFile {
         let in_memory = is_in_memory(&file);
         GuestFile { file: Mutex::new(file), in_memory }
     }
-}
 
-/// Whether this is a regular file of tmpfs or ramfs. Nodes of devices and pipes lie there as well.
-fn is_in_memory(file: &File) -> bool {
-    use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
-    const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
-    file.metadata().is_ok_and(|found| found.is_file())
-        && fstatfs(file).is_ok_and(|found| [TMPFS_MAGIC, RAMFS_MAGIC].contains(&found.filesystem_type()))
+    /// Goes on where so many bytes of this file may be read or written.
+    fn may_take(&self, cx: &Ctx<'_>, bytes: usize) -> nix::Result<()> {
+        if self.in_memory && bytes <= INLINE { Ok(()) } else { cx.host.may_wait() }
+    }
 }
 
 /// The open guest files of one agent. They outlive connections and end with the agent.
@@ -190,28 +186,6 @@ fn close(cx: &Ctx<'_>, args: Handle) -> Result<Empty> {
 /// Pieces of up to this many bytes may be handled on the loop.
 const INLINE: usize = 64 << 10;
 
-/// Whether these are the arguments of a small operation on a file in memory.
-fn on_memory(agent: &Agent, arguments: Option<Members<'_>>, is_small: impl Fn(Members<'_>) -> bool) -> bool {
-    let Some(arguments) = arguments else { return false };
-    let Some(Kind::Int(handle)) = arguments.get("handle").map(Value::kind) else { return false };
-    is_small(arguments) && agent.files.get(handle).is_ok_and(|file| file.in_memory)
-}
-
-fn reads_memory(agent: &Agent, arguments: Option<Members<'_>>) -> bool {
-    on_memory(agent, arguments, |arguments| match arguments.get("count").map(Value::kind) {
-        None => true,
-        Some(Kind::Int(count)) => usize::try_from(count).is_ok_and(|count| count <= INLINE),
-        Some(_) => false,
-    })
-}
-
-fn writes_memory(agent: &Agent, arguments: Option<Members<'_>>) -> bool {
-    on_memory(agent, arguments, |arguments| match arguments.get("buf-b64").map(Value::kind) {
-        Some(Kind::Str(text)) => text.len() <= INLINE / 3 * 4 + 4,
-        _ => false,
-    })
-}
-
 #[derive(Deserialize)]
 struct ReadArgs {
     handle: i64,
@@ -226,6 +200,7 @@ fn read(cx: &Ctx<'_>, args: ReadArgs) -> Result<Reading> {
         .ok()
         .filter(|_| count <= READ_LIMIT)
         .ok_or_else(|| Error::new(format!("value '{count}' is invalid for argument count")))?;
+    file.may_take(cx, left)?;
     drop(take(&file, args.handle)?);
     let mut reading = Reading { file, left, data: Vec::new(), count: 0, ended: None };
     // The first piece is read before anything is answered, so that an error can be.
@@ -319,6 +294,7 @@ struct Written {
 /// Writes base64 data at the current position; `count` says how many bytes the system took.
 fn write(cx: &Ctx<'_>, args: WriteArgs<'_>) -> Result<Written> {
     let shared = cx.agent.files.get(args.handle)?;
+    shared.may_take(cx, args.buf_b64.len() / 4 * 3)?;
     let payload = Payload::parse(args.buf_b64)?;
     let limit = match args.count {
         None => payload.len(),

@@ -48,7 +48,7 @@ struct FsInfo {
 
 /// Lists the file systems on disks of this machine, in reverse order of mounting.
 fn fsinfo(cx: &Ctx<'_>, _: args::Empty) -> Result<Vec<FsInfo>> {
-    list(&cx.agent.host)
+    list(cx.host)
 }
 
 fn list(host: &Host) -> Result<Vec<FsInfo>> {
@@ -172,7 +172,7 @@ struct TrimmedPath {
 /// Tells the disks which blocks hold nothing. A file system that cannot has an error beside it, and
 /// the others are trimmed all the same.
 fn fstrim(cx: &Ctx<'_>, args: Fstrim) -> Result<Trimmed> {
-    trim_all(&cx.agent.host, args.minimum.map_or(0, |minimum| minimum.0))
+    trim_all(cx.host, args.minimum.map_or(0, |minimum| minimum.0))
 }
 
 fn trim_all(host: &Host, minimum: u64) -> Result<Trimmed> {

@@ -12,9 +12,9 @@ use crate::protocol::args;
 use crate::protocol::error::{Error, Result};
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::new("guest-get-memory-blocks", |cx, a| cx.call(|cx, args| blocks(&cx.agent.host, args), a)),
-    Command::new("guest-set-memory-blocks", |cx, a| cx.call(|cx, args| set_blocks(&cx.agent.host, args), a)),
-    Command::new("guest-get-memory-block-info", |cx, a| cx.call(|cx, args| block_info(&cx.agent.host, args), a)),
+    Command::new("guest-get-memory-blocks", |cx, a| cx.call(|cx, args| blocks(cx.host, args), a)),
+    Command::new("guest-set-memory-blocks", |cx, a| cx.call(|cx, args| set_blocks(cx.host, args), a)),
+    Command::new("guest-get-memory-block-info", |cx, a| cx.call(|cx, args| block_info(cx.host, args), a)),
 ];
 
 /// All blocks of one request together may take this long. To take one offline, the kernel moves

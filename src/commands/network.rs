@@ -14,8 +14,8 @@ use crate::protocol::args;
 use crate::protocol::error::{Error, Result};
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::new("guest-network-get-interfaces", |cx, a| cx.call(|cx, args| interfaces(&cx.agent.host, args), a)),
-    Command::new("guest-network-get-route", |cx, a| cx.call(|cx, args| routes(&cx.agent.host, args), a)),
+    Command::new("guest-network-get-interfaces", |cx, a| cx.call(|cx, args| interfaces(cx.host, args), a)),
+    Command::new("guest-network-get-route", |cx, a| cx.call(|cx, args| routes(cx.host, args), a)),
 ];
 
 #[derive(Debug, Serialize)]

@@ -11,9 +11,9 @@ use crate::protocol::args;
 use crate::protocol::error::{Error, Result};
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::new("guest-get-host-name", |cx, a| cx.call(host_name, a)).lane(Lane::Inline),
-    Command::new("guest-get-osinfo", |cx, a| cx.call(os_info, a)),
-    Command::new("guest-get-timezone", |cx, a| cx.call(timezone, a)),
+    Command::new("guest-get-host-name", |cx, a| cx.call(host_name, a)).lane(Lane::Prompt),
+    Command::new("guest-get-osinfo", |cx, a| cx.call(os_info, a)).lane(Lane::Prompt),
+    Command::new("guest-get-timezone", |cx, a| cx.call(timezone, a)).lane(Lane::Prompt),
     Command::new("guest-get-load", |cx, a| cx.call(load, a)).lane(Lane::Inline),
 ];
 
@@ -25,9 +25,9 @@ struct HostName {
 
 /// The kernel's name of the host: never asked of a name service (O11), never empty (O19).
 fn host_name(cx: &Ctx<'_>, _: args::Empty) -> Result<HostName> {
-    let uname = cx.agent.host.kernel().uname();
+    let uname = cx.host.kernel().uname();
     let uname = uname.map_err(|reason| Error::os("cannot get hostname", &reason))?;
-    Ok(HostName { host_name: or_from_file(&cx.agent.host, uname.nodename) })
+    Ok(HostName { host_name: or_from_file(cx.host, uname.nodename) })
 }
 
 /// The name, or when nobody has set it the one in the file that hostname(5) describes.
@@ -65,7 +65,7 @@ struct OsInfo {
 
 /// The kernel by uname(2) and the distribution by os-release(5); what the file lacks is left out.
 fn os_info(cx: &Ctx<'_>, _: args::Empty) -> Result<OsInfo> {
-    describe(&cx.agent.host, std::env::var_os("QGA_OS_RELEASE").as_deref())
+    describe(cx.host, std::env::var_os("QGA_OS_RELEASE").as_deref())
 }
 
 /// `file` replaces the files in `/etc` and `/usr/lib`.
@@ -102,7 +102,7 @@ struct TimeZone {
 /// The time zone's abbreviation and its offset at this moment. Read anew each time, since the
 /// administrator may change it while the agent runs.
 fn timezone(cx: &Ctx<'_>, _: args::Empty) -> Result<TimeZone> {
-    Ok(zone_now(&cx.agent.host, std::env::var_os("TZ").as_deref()))
+    Ok(zone_now(cx.host, std::env::var_os("TZ").as_deref()))
 }
 
 fn zone_now(host: &Host, variable: Option<&OsStr>) -> TimeZone {
@@ -120,7 +120,7 @@ struct Load {
 
 /// The load averages.
 fn load(cx: &Ctx<'_>, _: args::Empty) -> Result<Load> {
-    let load = cx.agent.host.kernel().load();
+    let load = cx.host.kernel().load();
     let [load1m, load5m, load15m] = load.map_err(|reason| Error::os("cannot query load average", &reason))?;
     Ok(Load { load1m, load5m, load15m })
 }

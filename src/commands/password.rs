@@ -50,7 +50,7 @@ fn set_user_password(cx: &Ctx<'_>, args: SetUserPassword<'_>) -> Result<Empty> {
     if user.contains(['\n', ':', '\0']) {
         return Err(Error::new("forbidden characters in username"));
     }
-    let host = &cx.agent.host;
+    let host = cx.host;
     let shown = echo(user);
     tracing::info!(target: AUDIT, "guest-set-user-password called: user {shown:?}");
     // Some clients set the same hash again every few minutes (kubevirt/kubevirt#7813).

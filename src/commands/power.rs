@@ -110,7 +110,7 @@ impl Mode {
 fn shutdown(cx: &Ctx<'_>, args: Shutdown<'_>) -> Result<Empty> {
     let mode = Mode::parse(args.mode)?;
     tracing::info!("guest-shutdown called, mode: {}", mode.word());
-    shut_down(&cx.agent.host, mode)?;
+    shut_down(cx.host, mode)?;
     Ok(Empty {})
 }
 
@@ -143,17 +143,17 @@ fn shut_down(host: &Host, mode: Mode) -> Result<()> {
 
 /// Suspends to disk.
 fn suspend_disk(cx: &Ctx<'_>, _: args::Empty) -> Result<Empty> {
-    suspend(&cx.agent.host, Sleep::Disk).map(|()| Empty {})
+    suspend(cx.host, Sleep::Disk).map(|()| Empty {})
 }
 
 /// Suspends to memory.
 fn suspend_ram(cx: &Ctx<'_>, _: args::Empty) -> Result<Empty> {
-    suspend(&cx.agent.host, Sleep::Ram).map(|()| Empty {})
+    suspend(cx.host, Sleep::Ram).map(|()| Empty {})
 }
 
 /// Suspends to memory with a copy on disk.
 fn suspend_hybrid(cx: &Ctx<'_>, _: args::Empty) -> Result<Empty> {
-    suspend(&cx.agent.host, Sleep::Hybrid).map(|()| Empty {})
+    suspend(cx.host, Sleep::Hybrid).map(|()| Empty {})
 }
 
 /// A way to sleep that was there and failed.

@@ -32,7 +32,7 @@ pub(crate) fn call(agent: &Agent, name: &str, arguments: Value) -> std::result::
     };
     let request = Request::parse(message).expect("envelope");
     let row = super::find(name).expect("a command");
-    let cx = Ctx::new(agent);
+    let cx = Ctx::new(agent, &agent.host);
     let json = match row.run(&cx, request.arguments()).map_err(|error| error.desc)? {
         Body::Json(json) => json,
         Body::Stream(mut stream) => {

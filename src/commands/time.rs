@@ -24,7 +24,7 @@ const ACTION: &str = "set hardware clock to system time";
 
 /// The system time in nanoseconds since 1970, UTC (O26).
 fn get_time(cx: &Ctx<'_>, _: args::Empty) -> Result<i64> {
-    Ok(cx.agent.host.kernel().now())
+    Ok(cx.host.kernel().now())
 }
 
 #[derive(Deserialize)]
@@ -35,7 +35,7 @@ struct SetTime {
 /// Sets the system time and then the hardware clock; without a time, the system time from the
 /// hardware clock, which is what is wanted after a restored snapshot (O26).
 fn set_time(cx: &Ctx<'_>, args: SetTime) -> Result<Empty> {
-    let host = &cx.agent.host;
+    let host = cx.host;
     match args.time {
         Some(time) => set_both(host, time)?,
         None => from_hardware(host)?,

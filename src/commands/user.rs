@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Command, Ctx};
+use super::{Command, Ctx, Lane};
 use crate::host::Host;
 use crate::host::linux::logind::Logind;
 use crate::host::linux::utmp;
 use crate::protocol::args;
 use crate::protocol::error::Result;
 
-pub(super) const COMMANDS: &[Command] = &[Command::new("guest-get-users", |cx, a| cx.call(users, a))];
+pub(super) const COMMANDS: &[Command] =
+    &[Command::new("guest-get-users", |cx, a| cx.call(users, a)).lane(Lane::Prompt)];
 
 #[derive(Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -24,20 +25,23 @@ struct User {
 
 /// The users with a session, each once. Never asks a name service (O11).
 fn users(cx: &Ctx<'_>, _: args::Empty) -> Result<Vec<User>> {
-    Ok(logged_in(&cx.agent.host))
+    logged_in(cx.host)
 }
 
 /// From logind, since distributions give up utmp; and from utmp where there is one, since not
 /// every login program talks to logind.
-fn logged_in(host: &Host) -> Vec<User> {
-    let sessions = Logind::find(host).map_or(Ok(Vec::new()), |logind| logind.sessions());
+fn logged_in(host: &Host) -> Result<Vec<User>> {
+    let sessions = match Logind::find(host).filter(Logind::has_sessions) {
+        Some(logind) => host.may_wait().map(|()| logind.sessions())?,
+        None => Ok(Vec::new()),
+    };
     let sessions = sessions.unwrap_or_else(|failure| {
         tracing::warn!("no sessions from logind: {failure}");
         Vec::new()
     });
     let sessions = sessions.into_iter().map(|session| (session.user, session.since));
     let logins = utmp::logins(host).into_iter().map(|login| (login.user, login.since));
-    oldest(sessions.chain(logins))
+    Ok(oldest(sessions.chain(logins)))
 }
 
 /// One entry for each name, in order of appearance.
@@ -76,7 +80,7 @@ mod tests {
 
     fn json(host: &Host) -> String {
         let mut out = Vec::new();
-        reply::value(&mut out, &logged_in(host));
+        reply::value(&mut out, &logged_in(host).expect("a list"));
         String::from_utf8(out).expect("ASCII")
     }
 
@@ -115,6 +119,22 @@ mod tests {
             write_utmp(&host, &[(7, b"ann", 1_700_000_150, 0), (7, b"telnet", 7, 0)]);
             let expected = r#"[{"user": "ann", "login-time": 1700000100.5}, {"user": "telnet", "login-time": 7}]"#;
             assert_eq!(json(&host), expected);
+        }
+
+        #[test]
+        fn only_logind_has_to_be_waited_for() {
+            let (dir, host) = machine();
+            let bus = Bus::start(dir.path());
+            // Read before, so that it is in memory where the file system can tell.
+            write_utmp(&host, &[(7, b"ann", 7, 0)]);
+            let hasty = host.in_haste();
+            let told = logged_in(&hasty);
+            if !hasty.take_refused() {
+                assert_eq!(told.map(|users| users.len()), Ok(1));
+            }
+            bus.session("1", "ann", 1, "user", "active");
+            let _ = logged_in(&hasty);
+            assert!(hasty.take_refused());
         }
 
         #[test]

@@ -40,12 +40,12 @@ impl Host {
     /// the same attribute still hangs.
     pub fn turn(&self, path: impl AsRef<Path>, data: &'static str, deadline: Instant) -> io::Result<()> {
         let path = self.path(path);
-        if !self.stuck.enter(&path) {
+        if !self.known.stuck.enter(&path) {
             return Err(Errno::EBUSY.into());
         }
         catch_interrupt();
         let (sender, result) = sync_channel(1);
-        let stuck = self.stuck.clone();
+        let stuck = self.known.stuck.clone();
         let writer = thread::Builder::new().name("knob".to_owned()).spawn(move || {
             let written = write_once(&path, data);
             stuck.leave(&path);
@@ -159,9 +159,9 @@ mod tests {
     fn nobody_is_sent_after_one_that_hangs() {
         let machine = Machine::new("/sys/state -> 0");
         let host = machine.host();
-        assert!(host.stuck.enter(&machine.path("/sys/state")));
+        assert!(host.known.stuck.enter(&machine.path("/sys/state")));
         assert_eq!(errno(host.turn("/sys/state", "1", soon())), Some(Errno::EBUSY as i32));
-        host.stuck.leave(&machine.path("/sys/state"));
+        host.known.stuck.leave(&machine.path("/sys/state"));
         host.turn("/sys/state", "1", soon()).expect("written");
     }
 }

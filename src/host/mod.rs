@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub mod cached;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod netlink;
 pub mod patience;
 pub mod run;
 
+use cached::Cached;
 pub use kernel::Kernel;
 pub use patience::Patience;
 
@@ -30,6 +32,14 @@ const FILE_LIMIT: u64 = 16 << 20;
 pub struct Host {
     root: PathBuf,
     kernel: Arc<dyn Kernel>,
+    known: Arc<Known>,
+    /// Where the caller must not wait: what there is without.
+    cached: Option<Cached>,
+}
+
+/// What was learned about the machine.
+#[derive(Default)]
+struct Known {
     patience: Patience,
     stuck: knob::Stuck,
     serials: linux::serial::Known,
@@ -43,12 +53,41 @@ impl Host {
 
     /// A machine whose files lie below `root`.
     pub fn new(root: impl Into<PathBuf>, kernel: Box<dyn Kernel>) -> Host {
-        Host {
-            root: root.into(),
-            kernel: kernel.into(),
-            patience: Patience::default(),
-            stuck: knob::Stuck::default(),
-            serials: linux::serial::Known::default(),
+        Host { root: root.into(), kernel: kernel.into(), known: Arc::default(), cached: None }
+    }
+
+    /// The same machine for a caller that must not wait. Files are read as far as they are in
+    /// memory; what is asked for beyond that is `EAGAIN`, and [`Host::take_refused`] tells of it even
+    /// if whoever asked could do without. Only for what has no effect before that.
+    pub fn in_haste(&self) -> Host {
+        let cached = Some(Cached::new(|path| self.path(path)));
+        Host { root: self.root.clone(), kernel: self.kernel.clone(), known: self.known.clone(), cached }
+    }
+
+    /// Goes on only where the caller can wait.
+    ///
+    /// # Errors
+    /// `EAGAIN`
+    pub fn may_wait(&self) -> nix::Result<()> {
+        self.cached.as_ref().map_or(Ok(()), |cached| Err(cached.refuse()))
+    }
+
+    /// Whether anything could not be done without waiting since this was last asked. What came of
+    /// it is worth nothing.
+    pub fn take_refused(&self) -> bool {
+        self.cached.as_ref().is_some_and(Cached::take_refused)
+    }
+
+    /// What answers for this path in place of the file system.
+    fn cached(&self, path: &Path) -> Option<&Cached> {
+        self.cached.as_ref().filter(|cached| !cached.always(path))
+    }
+
+    /// Where a path lies, for what nothing but the file system can answer.
+    fn unhurried(&self, path: impl AsRef<Path>) -> nix::Result<PathBuf> {
+        match self.cached(path.as_ref()) {
+            Some(cached) => Err(cached.refuse()),
+            None => Ok(self.path(path)),
         }
     }
 
@@ -64,12 +103,12 @@ impl Host {
 
     /// Runs calls that may hang.
     pub fn patience(&self) -> &Patience {
-        &self.patience
+        &self.known.patience
     }
 
     /// Serial numbers that are too costly to ask for again.
     pub(crate) fn serials(&self) -> &linux::serial::Known {
-        &self.serials
+        &self.known.serials
     }
 
     /// Where an absolute path of the machine lies.
@@ -80,6 +119,10 @@ impl Host {
 
     /// A whole file, bounded in size.
     pub fn read(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+        let path = path.as_ref();
+        if let Some(cached) = self.cached(path) {
+            return cached.read(path);
+        }
         // A page, which is all that an attribute can have: one read and no growing for most files.
         let mut data = Vec::with_capacity(4096);
         fs::File::open(self.path(path))?.take(FILE_LIMIT).read_to_end(&mut data)?;
@@ -99,13 +142,13 @@ impl Host {
     /// page at most and comes in one read.
     pub fn read_attribute(&self, path: impl AsRef<Path>) -> io::Result<String> {
         let mut page = [0; 4096];
-        let length = fs::File::open(self.path(path))?.read(&mut page)?;
+        let length = fs::File::open(self.unhurried(path)?)?.read(&mut page)?;
         Ok(String::from_utf8_lossy(&page[..length]).trim().to_owned())
     }
 
     /// The names in a directory, sorted.
     pub fn list(&self, path: impl AsRef<Path>) -> io::Result<Vec<OsString>> {
-        let entries = fs::read_dir(self.path(path))?;
+        let entries = fs::read_dir(self.unhurried(path)?)?;
         let mut names: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.file_name())).collect();
         names.sort_unstable();
         Ok(names)
@@ -113,17 +156,21 @@ impl Host {
 
     /// Where a symbolic link points, as written.
     pub fn link(&self, path: impl AsRef<Path>) -> io::Result<PathBuf> {
-        fs::read_link(self.path(path))
+        fs::read_link(self.unhurried(path)?)
     }
 
     /// Writes to a file that exists, as the knobs of `/sys` want it: in one write.
     pub fn write(&self, path: impl AsRef<Path>, data: impl AsRef<[u8]>) -> io::Result<()> {
         use std::io::Write;
-        fs::OpenOptions::new().write(true).open(self.path(path))?.write_all(data.as_ref())
+        fs::OpenOptions::new().write(true).open(self.unhurried(path)?)?.write_all(data.as_ref())
     }
 
-    /// Whether something is there.
+    /// Whether something is there, at the end of all links.
     pub fn exists(&self, path: impl AsRef<Path>) -> bool {
-        self.path(path).symlink_metadata().is_ok()
+        let path = path.as_ref();
+        match self.cached(path) {
+            Some(cached) => cached.exists(path).unwrap_or(false),
+            None => self.path(path).exists(),
+        }
     }
 }

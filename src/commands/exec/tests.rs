@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::children::Outcome;
 use super::reply::Reply;
 use super::*;
+use crate::agent::Agent;
 use crate::commands::testing::{self, call};
 use crate::host::Host;
 use crate::host::linux::spawn::Exit;

@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::agent::Agent;
 use crate::commands::testing;
 use crate::host::Host;
 use crate::host::fake::FakeKernel;
@@ -54,13 +55,4 @@ fn handles_are_bounded() {
     }
     let error = open().expect_err("one too many");
     assert!(error.contains("1024 files are open already"), "{error}");
-}
-
-#[test]
-fn only_regular_files_in_memory_are_handled_on_the_loop() {
-    let dir = tempfile::tempdir().expect("a directory");
-    // A node in devtmpfs, which is a tmpfs.
-    assert!(!is_in_memory(&File::open("/dev/null").expect("opens")));
-    assert!(!is_in_memory(&File::open(dir.path()).expect("opens")));
-    assert!(!is_in_memory(&File::open("/proc/self/status").expect("opens")));
 }

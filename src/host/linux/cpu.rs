@@ -33,12 +33,17 @@ pub struct Cpu {
 /// # Errors
 /// The directory of processors cannot be read.
 pub fn all(host: &Host) -> io::Result<Vec<Cpu>> {
-    let present = host.read_text(format!("{DIRECTORY}/present")).ok().and_then(|list| ranges(&list));
-    // Some architectures have directories for processors that may yet be plugged in.
-    let is_present = |id: &u32| present.as_ref().is_none_or(|list| list.iter().any(|range| range.contains(id)));
-    let names = host.list(DIRECTORY)?;
-    let mut ids: Vec<u32> = names.iter().filter_map(|name| number(name.to_str()?, "cpu")).filter(is_present).collect();
-    ids.sort_unstable();
+    // Some architectures have directories for processors that may yet be plugged in as well.
+    let present = host.read_attribute(format!("{DIRECTORY}/present")).ok().and_then(|list| ranges(&list));
+    let ids: Vec<u32> = match present {
+        Some(list) => list.into_iter().flatten().collect(),
+        None => {
+            let names = host.list(DIRECTORY)?;
+            let mut ids: Vec<u32> = names.iter().filter_map(|name| number(name.to_str()?, "cpu")).collect();
+            ids.sort_unstable();
+            ids
+        }
+    };
     Ok(ids.into_iter().filter_map(|id| one(host, id)).collect())
 }
 
@@ -60,12 +65,9 @@ pub fn directory(id: i64) -> String {
 /// # Errors
 /// There is no such processor, or its switch cannot be read.
 pub fn switch(host: &Host, id: i64) -> io::Result<Option<bool>> {
-    match host.read(format!("{}online", directory(id))) {
-        Ok(state) => Ok(Some(state.first().is_some_and(|&digit| digit != b'0'))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            host.path(directory(id)).metadata()?;
-            Ok(None)
-        }
+    match host.read_attribute(format!("{}online", directory(id))) {
+        Ok(state) => Ok(Some(!state.is_empty() && !state.starts_with('0'))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && host.exists(directory(id)) => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -125,11 +125,13 @@ mod bus {
             Logind { limit: Some(limit), ..self }
         }
 
+        /// Whether there are sessions of any kind.
+        pub fn has_sessions(&self) -> bool {
+            self.sessions
+        }
+
         /// The sessions of people: no greeters, no managers, none that is closing.
         pub fn sessions(&self) -> Result<Vec<Session>, Failure> {
-            if !self.sessions {
-                return Ok(Vec::new());
-            }
             self.talk(LIST_LIMIT, async |bus| {
                 type Row = (String, u32, String, String, OwnedObjectPath);
                 let rows: Vec<Row> = call(bus, MANAGER, MANAGER_INTERFACE, "ListSessions", &()).await?;
@@ -236,6 +238,11 @@ mod nobody {
         #[must_use]
         pub fn limit(self, _: Duration) -> Logind {
             self
+        }
+
+        /// Cannot be called.
+        pub fn has_sessions(&self) -> bool {
+            match self.0 {}
         }
 
         /// Cannot be called.
