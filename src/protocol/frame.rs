@@ -3,8 +3,10 @@
 //! Invariant: each message costs at most one error reply, and an error in the middle of a message
 //! never runs what stands inside its remainder. Memory is bounded by [`Limits`].
 
+use std::ops::ControlFlow;
+
 use super::error::{Error, Result};
-use super::lexer::{Lexer, Step, Token};
+use super::lexer::{Kind, Lexer, Step, Token};
 use super::message::Message;
 use super::parser::Parser;
 
@@ -12,7 +14,7 @@ use super::parser::Parser;
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Open braces and brackets.
-    pub depth: i64,
+    pub depth: usize,
     /// Tokens.
     pub tokens: usize,
     /// Bytes of all tokens, quotes included, white space not.
@@ -40,6 +42,7 @@ pub struct Framer {
     lexer: Lexer,
     parser: Parser,
     limits: Limits,
+    /// What is open in the rest of a message that failed; until then the parser knows.
     braces: i64,
     brackets: i64,
     tokens: usize,
@@ -98,103 +101,127 @@ impl Framer {
     /// Reads on to the next event; `None` when the input is used up.
     pub fn next(&mut self, input: &mut &[u8]) -> Option<Event> {
         loop {
-            let step = self.lexer.next(input, &mut self.parser.message.text, !self.failed);
-            if self.broken > 0 && self.lexer.take_newline() {
-                self.broken = 0;
-            }
-            let error = match step {
-                Step::Token(token) => {
-                    if let Token::Structure(byte) = token {
-                        match byte {
-                            b'{' => self.braces += 1,
-                            b'}' => self.braces -= 1,
-                            b'[' => self.brackets += 1,
-                            b']' => self.brackets -= 1,
-                            _ => {}
-                        }
-                    }
-                    let error = self.add(token);
-                    if error.is_none() && !self.has_ended() {
-                        continue;
-                    }
-                    error
-                }
-                Step::BadText(reason) => {
-                    self.tokens += 1;
-                    (!self.failed).then(|| syntax(&reason))
-                }
-                Step::NeedInput => {
-                    let too_long = self.bytes + self.lexer.length() >= self.limits.bytes;
-                    if too_long && self.lexer.in_token() && !self.failed {
-                        return Some(self.fail("JSON token size limit exceeded".into()));
-                    }
-                    return None;
-                }
-                Step::Stray { what, byte } => match self.stray(&what, byte) {
-                    Some(event) => return Some(event),
-                    None => continue,
+            let keep = !self.failed;
+            let plain = self.lexer.plain(input, &mut self.parser.message.text, keep);
+            let token = match plain {
+                Some(token) => token,
+                None => match self.lexer.step(input, &mut self.parser.message.text, keep) {
+                    Step::Token(token) => token,
+                    other => match self.no_token(other) {
+                        ControlFlow::Continue(()) => continue,
+                        ControlFlow::Break(event) => return event,
+                    },
                 },
             };
-            let mut event = error.map(|desc| self.fail(desc));
-            if self.has_ended() {
-                if !self.failed {
-                    event = Some(self.complete());
+            self.look_for_newline();
+            self.tokens += 1;
+            self.bytes += self.lexer.length();
+            self.discarding = false;
+            if self.failed {
+                self.skip(token);
+                continue;
+            }
+            match self.add(token) {
+                Ok(()) if self.parser.depth() > 0 => {}
+                Ok(()) => return Some(self.complete()),
+                Err(desc) => {
+                    let event = self.fail(desc);
+                    self.skip(token);
+                    return Some(event);
                 }
-                self.end();
-            }
-            if event.is_some() {
-                return event;
             }
         }
     }
 
-    /// Whether the last token was the last one of its message.
-    fn has_ended(&self) -> bool {
-        self.braces < 0 || self.brackets < 0 || (self.braces == 0 && self.brackets == 0)
+    /// What follows from a step that gave no token: an event, the end of the input, or nothing yet.
+    #[inline(never)]
+    fn no_token(&mut self, step: Step) -> ControlFlow<Option<Event>> {
+        self.look_for_newline();
+        let event = match step {
+            Step::NeedInput => return ControlFlow::Break(self.pause()),
+            Step::Stray { what, byte } => self.stray(&what, byte),
+            Step::BadText(reason) => {
+                self.tokens += 1;
+                let event = (!self.failed).then(|| self.fail(syntax(&reason)));
+                self.end_if_closed();
+                event
+            }
+            Step::Token(_) => None,
+        };
+        event.map_or(ControlFlow::Continue(()), |event| ControlFlow::Break(Some(event)))
     }
 
-    /// Counts a token and gives it to the parser; the error text if this breaks the message.
-    #[inline]
-    fn add(&mut self, token: Token) -> Option<String> {
-        self.tokens += 1;
-        self.bytes += self.lexer.length();
-        self.discarding = false;
-        if self.failed {
-            return None;
+    /// A new line ends what a lexical error broke.
+    #[inline(always)]
+    fn look_for_newline(&mut self) {
+        if self.broken > 0 && self.lexer.take_newline() {
+            self.broken = 0;
         }
+    }
+
+    /// The input is used up.
+    fn pause(&mut self) -> Option<Event> {
+        let too_long = self.bytes + self.lexer.length() >= self.limits.bytes;
+        let fails = too_long && self.lexer.in_token() && !self.failed;
+        fails.then(|| self.fail("JSON token size limit exceeded".into()))
+    }
+
+    /// Gives a token to the parser; the error text if this breaks the message.
+    #[inline(always)]
+    fn add(&mut self, token: Token) -> std::result::Result<(), String> {
         if self.bytes >= self.limits.bytes {
-            return Some("JSON token size limit exceeded".into());
+            return Err("JSON token size limit exceeded".into());
         }
         if self.tokens > self.limits.tokens {
-            return Some("JSON token count limit exceeded".into());
+            return Err("JSON token count limit exceeded".into());
         }
-        if self.braces + self.brackets > self.limits.depth {
-            return Some("JSON nesting depth limit exceeded".into());
+        let opens = matches!(token.kind, Kind::OpenObject | Kind::OpenArray);
+        if opens && self.parser.depth() >= self.limits.depth {
+            return Err("JSON nesting depth limit exceeded".into());
         }
-        self.parser.token(token).err().map(|reason| syntax(&reason))
+        self.parser.token(token).map_err(|reason| syntax(&reason))
+    }
+
+    /// Looks in the rest of a message that failed for its end.
+    fn skip(&mut self, token: Token) {
+        match token.kind {
+            Kind::OpenObject => self.braces += 1,
+            Kind::CloseObject => self.braces -= 1,
+            Kind::OpenArray => self.brackets += 1,
+            Kind::CloseArray => self.brackets -= 1,
+            _ => {}
+        }
+        self.end_if_closed();
+    }
+
+    /// Whether a message that failed is over now.
+    fn end_if_closed(&mut self) {
+        if self.braces < 0 || self.brackets < 0 || (self.braces == 0 && self.brackets == 0) {
+            // A closer too many belongs to the message that a lexical error broke.
+            self.broken = (self.broken + self.braces.min(0) + self.brackets.min(0)).max(0);
+            self.restart();
+        }
     }
 
     /// Reports the one error of this message; the rest is skipped and takes no memory.
+    #[cold]
     fn fail(&mut self, desc: String) -> Event {
         self.failed = true;
+        let braces = self.parser.braces();
+        self.brackets = count(self.parser.depth() - braces);
+        self.braces = count(braces);
         self.parser = Parser::default();
         Event::Message(Err(Error::new(desc)))
     }
 
-    fn complete(&mut self) -> Event {
-        if self.broken > 0 {
-            self.parser.reset();
-            let desc = syntax("value inside a broken message is not executed");
-            return Event::Message(Err(Error::new(desc)));
-        }
-        Event::Message(Ok(self.parser.finish()))
-    }
-
     /// The message ended at its last bracket.
-    fn end(&mut self) {
-        // A closer too many belongs to the message that a lexical error broke.
-        self.broken = (self.broken + self.braces.min(0) + self.brackets.min(0)).max(0);
+    fn complete(&mut self) -> Event {
+        let result = match self.broken {
+            0 => Ok(self.parser.finish()),
+            _ => Err(Error::new(syntax("value inside a broken message is not executed"))),
+        };
         self.restart();
+        Event::Message(result)
     }
 
     fn restart(&mut self) {
@@ -211,7 +238,7 @@ impl Framer {
         let reset = byte >= 0xFE;
         let pending = self.is_pending() || self.discarding || what.chars().count() > 1;
         let silent = self.failed;
-        let open = self.braces + self.brackets;
+        let open = if self.failed { self.braces + self.brackets } else { count(self.parser.depth()) };
         // Lines that ended before this are no new start.
         self.lexer.take_newline();
         self.parser.reset();
@@ -228,6 +255,11 @@ impl Framer {
             (false, false) => Some(Event::Message(Err(error()))),
         }
     }
+}
+
+/// Open brackets are few: the limit is a depth.
+fn count(brackets: usize) -> i64 {
+    i64::try_from(brackets).unwrap_or(i64::MAX)
 }
 
 fn syntax(reason: &str) -> String {

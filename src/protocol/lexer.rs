@@ -6,17 +6,54 @@
 
 use super::text::{basic_plane, clean_run, make_utf8, not_unicode, show, unescape};
 
-/// A token; its text, if it has one, is in the caller's buffer from `start` on.
+/// A token. Two plain numbers, which come back in registers: a message of megabytes has hundreds of
+/// thousands of tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Token {
-    /// One of `{ } [ ] , :`.
-    Structure(u8),
+pub(super) struct Token {
+    pub kind: Kind,
+    /// Where its text, if it has one, starts in the caller's buffer. It ends where that ends. Of a
+    /// small number it is the value.
+    pub start: u64,
+}
+
+impl Token {
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "a length of a buffer")]
+    pub(super) fn text_start(self) -> usize {
+        self.start as usize
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Kind {
+    /// `{`
+    OpenObject,
+    /// `}`
+    CloseObject,
+    /// `[`
+    OpenArray,
+    /// `]`
+    CloseArray,
+    /// `,`
+    Comma,
+    /// `:`
+    Colon,
     /// A string, decoded.
-    Str { start: usize },
+    Str,
+    /// A number of a few digits, as `i64` in the bits of `start`.
+    Small,
+    /// A number as written, without fraction and exponent.
+    Int,
     /// A number as written.
-    Number { start: usize, float: bool },
-    /// A run of small letters.
-    Keyword { start: usize },
+    Float,
+    /// `null`
+    Null,
+    /// `true`
+    True,
+    /// `false`
+    False,
+    /// Any run of small letters.
+    Keyword,
 }
 
 /// What the lexer found.
@@ -112,75 +149,77 @@ impl Lexer {
         !matches!(self.state, State::Between | State::Discard)
     }
 
-    /// Reads on to the end of the next token. With `keep` false its text is thrown away.
-    #[inline]
-    pub(super) fn next(&mut self, input: &mut &[u8], text: &mut Vec<u8>, keep: bool) -> Step {
-        if matches!(self.state, State::Between) {
-            if let Some(token) = self.whole(input, text, keep) {
-                return Step::Token(token);
-            }
+    /// The next token, if it is a plain one that ends within this read: the common case. With `keep`
+    /// false its text is thrown away.
+    #[inline(always)]
+    pub(super) fn plain(&mut self, input: &mut &[u8], text: &mut Vec<u8>, keep: bool) -> Option<Token> {
+        if !matches!(self.state, State::Between) {
+            return None;
         }
-        self.step(input, text, keep)
-    }
-
-    /// The common case: a plain token that ends within this read.
-    #[inline]
-    fn whole(&mut self, input: &mut &[u8], text: &mut Vec<u8>, keep: bool) -> Option<Token> {
-        let start = text.len();
+        let start = text.len() as u64;
         while let Some((&byte, rest)) = input.split_first() {
-            let (length, token) = match byte {
-                b'{' | b'}' | b'[' | b']' | b',' | b':' => {
-                    self.length = 1;
-                    *input = rest;
-                    return Some(Token::Structure(byte));
-                }
+            let structure = match byte {
+                b'{' => Kind::OpenObject,
+                b'}' => Kind::CloseObject,
+                b'[' => Kind::OpenArray,
+                b']' => Kind::CloseArray,
+                b',' => Kind::Comma,
+                b':' => Kind::Colon,
                 b' ' | b'\t' | b'\r' | b'\n' => {
                     self.newline |= byte == b'\n';
                     *input = rest;
                     continue;
                 }
                 b'"' | b'\'' => {
-                    let near = &rest[..rest.len().min(SHORT)];
-                    let plain = |b: u8| (0x20..0x7F).contains(&b) && b != byte && b != b'\\';
-                    let end = near.iter().position(|&b| !plain(b)).filter(|&end| near[end] == byte)?;
+                    let end = short_run(rest, byte)?;
                     if keep {
-                        text.extend_from_slice(&near[..end]);
+                        text.extend_from_slice(&rest[..end]);
                     }
                     self.length = end + 2;
                     *input = &rest[end + 1..];
-                    return Some(Token::Str { start });
+                    return Some(Token { kind: Kind::Str, start });
                 }
-                b'1'..=b'9' => {
-                    let end = rest.iter().position(|b| !b.is_ascii_digit())?;
-                    if matches!(rest[end], b'.' | b'e' | b'E') {
-                        return None;
-                    }
-                    (end + 1, Token::Number { start, float: false })
+                b'-' | b'1'..=b'9' => {
+                    let (token, end) = plain_number(input, start)?;
+                    self.word(end, input, text, keep && token.kind != Kind::Small);
+                    return Some(token);
                 }
                 b'a'..=b'z' => {
-                    let end = rest.iter().position(|b| !b.is_ascii_lowercase())?;
-                    (end + 1, Token::Keyword { start })
+                    let end = end_of(input, 1, |b| b.is_ascii_lowercase())?;
+                    let kind = match &input[..end] {
+                        b"null" => Kind::Null,
+                        b"true" => Kind::True,
+                        b"false" => Kind::False,
+                        _ => Kind::Keyword,
+                    };
+                    self.word(end, input, text, keep && kind == Kind::Keyword);
+                    return Some(Token { kind, start });
                 }
                 _ => return None,
             };
-            if keep {
-                text.extend_from_slice(&input[..length]);
-            }
-            self.length = length;
-            *input = &input[length..];
-            return Some(token);
+            self.length = 1;
+            *input = rest;
+            return Some(Token { kind: structure, start });
         }
         None
     }
 
+    /// A plain token that stands for itself, up to `end`.
+    #[inline(always)]
+    fn word(&mut self, end: usize, input: &mut &[u8], text: &mut Vec<u8>, keep: bool) {
+        if keep {
+            text.extend_from_slice(&input[..end]);
+        }
+        self.length = end;
+        *input = &input[end..];
+    }
+
+    /// Reads on to the end of the next token, after [`Lexer::plain`] found none.
     #[inline(never)]
-    fn step(&mut self, input: &mut &[u8], text: &mut Vec<u8>, keep: bool) -> Step {
+    pub(super) fn step(&mut self, input: &mut &[u8], text: &mut Vec<u8>, keep: bool) -> Step {
         loop {
             match &mut self.state {
                 State::Between => {
-                    if let Some(token) = self.whole(input, text, keep) {
-                        return Step::Token(token);
-                    }
                     let Some(&byte) = input.first() else { return Step::NeedInput };
                     if let Some(step) = self.begin(byte, input, text, keep) {
                         return step;
@@ -193,6 +232,9 @@ impl Lexer {
                         return Step::NeedInput;
                     }
                     self.state = State::Between;
+                    if let Some(token) = self.plain(input, text, keep) {
+                        return Step::Token(token);
+                    }
                 }
                 State::Str(_) => return self.string(input, text, keep),
                 State::Number(_) => return self.number(input, text, keep),
@@ -206,7 +248,7 @@ impl Lexer {
                         return Step::NeedInput;
                     }
                     self.state = State::Between;
-                    return Step::Token(Token::Keyword { start: self.start });
+                    return Step::Token(Token { kind: Kind::Keyword, start: self.start as u64 });
                 }
             }
         }
@@ -270,8 +312,8 @@ impl Lexer {
                     self.take(&whole[..at], text, keep);
                     *input = &whole[at..];
                     self.state = State::Between;
-                    let float = matches!(state, Fraction | ExponentDigits);
-                    return Step::Token(Token::Number { start: self.start, float });
+                    let kind = if matches!(state, Fraction | ExponentDigits) { Kind::Float } else { Kind::Int };
+                    return Step::Token(Token { kind, start: self.start as u64 });
                 }
             };
         }
@@ -372,7 +414,7 @@ impl Lexer {
         if keep && quoted.non_ascii && !make_utf8(text, self.start) {
             return Step::BadText("invalid UTF-8 sequence in string".to_owned());
         }
-        Step::Token(Token::Str { start: self.start })
+        Step::Token(Token { kind: Kind::Str, start: self.start as u64 })
     }
 
     /// The byte at `at` cannot continue the current token.
@@ -423,6 +465,48 @@ impl Quoted {
             None => self.fail(|| not_unicode(&digits)),
         }
     }
+}
+
+/// Where a string of plain ASCII ends; `None` when it is longer than [`SHORT`], or not plain.
+#[inline(always)]
+fn short_run(text: &[u8], quote: u8) -> Option<usize> {
+    let near = &text[..text.len().min(SHORT)];
+    let plain = |b: u8| (0x20..0x7F).contains(&b) && b != quote && b != b'\\';
+    let end = near.iter().position(|&b| !plain(b))?;
+    (near[end] == quote).then_some(end)
+}
+
+/// A number at the beginning of the text, and its length; `None` when it is an odd one, or may go on
+/// behind the text.
+#[inline(always)]
+fn plain_number(text: &[u8], start: u64) -> Option<(Token, usize)> {
+    /// So many digits fit in any case.
+    const DIGITS: usize = 18;
+    let sign = usize::from(text.first() == Some(&b'-'));
+    if !matches!(text.get(sign)?, b'1'..=b'9') {
+        return None;
+    }
+    let whole = end_of(text, sign, |b| b.is_ascii_digit())?;
+    match text[whole] {
+        b'e' | b'E' => None,
+        b'.' => {
+            let end = end_of(text, whole + 1, |b| b.is_ascii_digit())?;
+            let is_odd = end == whole + 1 || matches!(text[end], b'e' | b'E');
+            (!is_odd).then_some((Token { kind: Kind::Float, start }, end))
+        }
+        _ if whole - sign > DIGITS => Some((Token { kind: Kind::Int, start }, whole)),
+        _ => {
+            let value = text[sign..whole].iter().fold(0, |value, digit| value * 10 + i64::from(digit - b'0'));
+            let value = if sign == 0 { value } else { -value };
+            Some((Token { kind: Kind::Small, start: u64::from_ne_bytes(value.to_ne_bytes()) }, whole))
+        }
+    }
+}
+
+/// Where a run of these bytes ends that begins at `from`; `None` at the end of the text.
+#[inline(always)]
+fn end_of(text: &[u8], from: usize, belongs: impl Fn(u8) -> bool) -> Option<usize> {
+    text[from..].iter().position(|&b| !belongs(b)).map(|length| from + length)
 }
 
 /// Whether discarding after a lexical error ends before this byte.

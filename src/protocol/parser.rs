@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 
-use super::lexer::Token;
+use super::lexer::{Kind, Token};
 use super::message::{Message, Node, skip};
 
 /// Objects with more members than this look for duplicate keys in a table.
@@ -29,18 +29,37 @@ struct Open {
     members: u32,
 }
 
+/// What may come next.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 enum Want {
+    /// An item of an array, or the whole value.
     #[default]
     Value,
+    /// That, or the end of the array.
     FirstItem,
+    /// A key or the end of the object.
     FirstKey,
     Key,
     Colon,
-    Separator,
+    MemberValue,
+    /// A comma or the end of the array.
+    NextItem,
+    /// A comma or the end of the object.
+    NextMember,
 }
 
 impl Parser {
+    /// Open braces and brackets.
+    #[inline(always)]
+    pub(super) fn depth(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Open braces.
+    pub(super) fn braces(&self) -> usize {
+        self.open.iter().filter(|open| open.object).count()
+    }
+
     /// Drops what was built and is ready for the next message. Keeps small buffers.
     pub(super) fn reset(&mut self) {
         self.message.text.clear();
@@ -58,65 +77,68 @@ impl Parser {
     }
 
     /// Adds a token; the error is the text after `JSON parse error, `.
-    #[inline]
+    ///
+    /// By kind first, as the lexer knows it: what is wanted is then a question that is nearly always
+    /// answered the same way.
+    #[inline(always)]
     pub(super) fn token(&mut self, token: Token) -> Result<(), String> {
-        match self.want {
-            Want::Value => self.value(token),
-            Want::FirstItem => match token {
-                Token::Structure(b']') => self.close(),
-                _ => self.value(token),
-            },
-            Want::FirstKey if matches!(token, Token::Structure(b'}')) => self.close(),
-            Want::FirstKey | Want::Key => self.key(token),
-            Want::Colon => match token {
-                Token::Structure(b':') => {
-                    self.want = Want::Value;
-                    Ok(())
-                }
-                _ => Err("expecting ':'".into()),
-            },
-            Want::Separator => self.separator(token),
-        }
-    }
-
-    fn value(&mut self, token: Token) -> Result<(), String> {
-        let node = match token {
-            Token::Structure(byte @ (b'{' | b'[')) => {
-                let object = byte == b'{';
-                self.open.push(Open { node: self.message.nodes.len(), object, members: 0 });
-                let next = 0; // set when it closes
-                self.message.nodes.push(if object { Node::Object { next } } else { Node::Array { next } });
-                self.want = if object { Want::FirstKey } else { Want::FirstItem };
+        let want = self.want;
+        let wants_value = matches!(want, Want::Value | Want::FirstItem | Want::MemberValue);
+        let node = match token.kind {
+            Kind::OpenObject if wants_value => {
+                self.open(true);
                 return Ok(());
             }
-            Token::Structure(_) => return Err("expecting value".into()),
-            Token::Str { start } => self.str(start),
-            Token::Number { start, float } => {
-                let node = number(&self.message.text[start..], float)?;
-                self.message.text.truncate(start);
-                node
+            Kind::OpenArray if wants_value => {
+                self.open(false);
+                return Ok(());
             }
-            Token::Keyword { start } => {
-                let node = match &self.message.text[start..] {
-                    b"null" => Node::Null,
-                    b"true" => Node::Bool(true),
-                    b"false" => Node::Bool(false),
-                    other => {
-                        let word = String::from_utf8_lossy(other);
-                        return Err(format!("invalid keyword '{}'", super::error::echo(&word)));
-                    }
-                };
-                self.message.text.truncate(start);
-                node
+            Kind::CloseObject if matches!(want, Want::NextMember | Want::FirstKey) => return self.close(),
+            Kind::CloseArray if matches!(want, Want::NextItem | Want::FirstItem) => return self.close(),
+            Kind::Comma if matches!(want, Want::NextItem | Want::NextMember) => {
+                self.want = if want == Want::NextMember { Want::Key } else { Want::Value };
+                return Ok(());
             }
+            Kind::Colon if want == Want::Colon => {
+                self.want = Want::MemberValue;
+                return Ok(());
+            }
+            Kind::Str if wants_value => self.str(token.text_start()),
+            Kind::Str if matches!(want, Want::Key | Want::FirstKey) => return self.key(token.text_start()),
+            Kind::Small if wants_value => Node::Int(i64::from_ne_bytes(token.start.to_ne_bytes())),
+            Kind::Null if wants_value => Node::Null,
+            Kind::True if wants_value => Node::Bool(true),
+            Kind::False if wants_value => Node::Bool(false),
+            Kind::Int | Kind::Float | Kind::Keyword if wants_value => self.word(token)?,
+            _ => return Err(want.expectation().to_owned()),
         };
         self.message.nodes.push(node);
-        self.want = Want::Separator;
+        self.want = if want == Want::MemberValue { Want::NextMember } else { Want::NextItem };
         Ok(())
     }
 
-    fn key(&mut self, token: Token) -> Result<(), String> {
-        let Token::Str { start } = token else { return Err("expecting key".into()) };
+    /// A number or keyword as written; its text is not needed after that.
+    fn word(&mut self, token: Token) -> Result<Node, String> {
+        let start = token.text_start();
+        let text = &self.message.text[start..];
+        let node = match token.kind {
+            Kind::Keyword => keyword(text)?,
+            kind => number(text, kind == Kind::Float)?,
+        };
+        self.message.text.truncate(start);
+        Ok(node)
+    }
+
+    #[inline(always)]
+    fn open(&mut self, object: bool) {
+        let next = 0; // set when it closes
+        self.open.push(Open { node: self.message.nodes.len(), object, members: 0 });
+        self.message.nodes.push(if object { Node::Object { next } } else { Node::Array { next } });
+        self.want = if object { Want::FirstKey } else { Want::FirstItem };
+    }
+
+    #[inline(always)]
+    fn key(&mut self, start: usize) -> Result<(), String> {
         let node = self.str(start);
         self.refuse_duplicate(start)?;
         self.message.nodes.push(node);
@@ -124,26 +146,17 @@ impl Parser {
         Ok(())
     }
 
-    fn separator(&mut self, token: Token) -> Result<(), String> {
-        let object = self.open.last().is_some_and(|open| open.object);
-        match (token, object) {
-            (Token::Structure(b','), true) => self.want = Want::Key,
-            (Token::Structure(b','), false) => self.want = Want::Value,
-            (Token::Structure(b'}'), true) | (Token::Structure(b']'), false) => return self.close(),
-            (_, true) => return Err("expected ',' or '}'".into()),
-            (_, false) => return Err("expected ',' or ']'".into()),
-        }
-        Ok(())
-    }
-
+    #[inline(always)]
     fn close(&mut self) -> Result<(), String> {
         let next = self.position();
         let open = self.open.pop().ok_or("expecting value")?;
         self.message.nodes[open.node] = if open.object { Node::Object { next } } else { Node::Array { next } };
-        self.want = Want::Separator;
+        let in_object = self.open.last().is_some_and(|outer| outer.object);
+        self.want = if in_object { Want::NextMember } else { Want::NextItem };
         Ok(())
     }
 
+    #[inline(always)]
     fn str(&self, start: usize) -> Node {
         let len = narrow(self.message.text.len() - start);
         Node::Str { start: narrow(start), len }
@@ -174,6 +187,31 @@ impl Parser {
             return Err("duplicate key".into());
         }
         Ok(())
+    }
+}
+
+impl Want {
+    /// The error for anything else.
+    fn expectation(self) -> &'static str {
+        match self {
+            Want::Value | Want::FirstItem | Want::MemberValue => "expecting value",
+            Want::FirstKey | Want::Key => "expecting key",
+            Want::Colon => "expecting ':'",
+            Want::NextItem => "expected ',' or ']'",
+            Want::NextMember => "expected ',' or '}'",
+        }
+    }
+}
+
+fn keyword(word: &[u8]) -> Result<Node, String> {
+    match word {
+        b"null" => Ok(Node::Null),
+        b"true" => Ok(Node::Bool(true)),
+        b"false" => Ok(Node::Bool(false)),
+        other => {
+            let word = String::from_utf8_lossy(other);
+            Err(format!("invalid keyword '{}'", super::error::echo(&word)))
+        }
     }
 }
 
