@@ -91,11 +91,11 @@ impl Agent {
             return false;
         }
         match result {
-            Ok(Body::Json(json)) => success(row, &json, request, out),
+            Ok(Body::Json(json)) => success(row, json, request, out),
             Ok(Body::Stream(mut stream)) => {
                 let mut json = Vec::new();
                 while stream.next(&mut json) {}
-                success(row, &json, request, out);
+                success(row, json, request, out);
             }
             Err(error) => reply::error(out, &error, request.id()),
         }
@@ -108,7 +108,7 @@ impl Agent {
         let cx = Ctx::new(self, &self.host);
         let mut out = Vec::new();
         match caught(row, || row.run(&cx, request.arguments())) {
-            Ok(Body::Json(json)) => success(row, &json, request, &mut out),
+            Ok(Body::Json(json)) => success(row, json, request, &mut out),
             Ok(Body::Stream(stream)) => stream_pieces(stream, request, &mut send, &mut out),
             Err(error) => reply::error(&mut out, &error, request.id()),
         }
@@ -116,15 +116,23 @@ impl Agent {
     }
 }
 
-fn success(row: &Command, json: &[u8], request: &Request, out: &mut Vec<u8>) {
+/// Longer values are moved into place, since a copy takes fresh memory.
+const MOVE: usize = 64 << 10;
+
+fn success(row: &Command, mut json: Vec<u8>, request: &Request, out: &mut Vec<u8>) {
     if !row.replies {
         return;
     }
     if row.delimited {
         out.push(reply::DELIMITER);
     }
-    out.extend_from_slice(reply::RETURN.as_bytes());
-    out.extend_from_slice(json);
+    if json.len() > MOVE && out.is_empty() {
+        json.splice(..0, reply::RETURN.bytes());
+        *out = json;
+    } else {
+        out.extend_from_slice(reply::RETURN.as_bytes());
+        out.extend_from_slice(&json);
+    }
     reply::end(out, request.id());
 }
 

@@ -1,5 +1,6 @@
 //! A scripted kernel for tests: it records what was asked and fails when told to.
 
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use super::Kernel;
 use super::kernel::{Trim, Uname, Usage};
+use super::linux::netlink;
 use super::linux::rtc::Fields;
 
 /// One call that reached the kernel, with the path behind its descriptor.
@@ -186,6 +188,13 @@ impl Kernel for FakeKernel {
         self.hang_if_dead(&node);
         self.call(Effect::NvmeHealth(node))?;
         Ok(std::array::from_fn(|index| u8::try_from(index % 256).unwrap_or_default()))
+    }
+
+    /// Those of its own dump.
+    fn link_names(&self, links: &HashSet<u32>) -> io::Result<HashMap<u32, String>> {
+        let (mut all, _) = netlink::interfaces(self)?;
+        all.retain(|link| links.contains(&link.index));
+        Ok(all.into_iter().map(|link| (link.index, link.name)).collect())
     }
 
     fn netlink_route(&self, request: &[u8], answer: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> io::Result<()> {

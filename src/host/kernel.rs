@@ -3,6 +3,7 @@
 //! If something can be had from a file or a program it does not belong here: files are faked by a
 //! directory. A test scripts this trait with `host::fake`.
 
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
@@ -61,6 +62,10 @@ pub trait Kernel: Send + Sync {
     /// Asks the route socket for a dump (rtnetlink(7)) and hands over the datagrams of the answer,
     /// until `answer` has seen the last one.
     fn netlink_route(&self, request: &[u8], answer: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> io::Result<()>;
+
+    /// The names of the links with these numbers (`SIOCGIFNAME`, netdevice(7)), which costs a tenth of
+    /// a dump. Those that are gone are left out.
+    fn link_names(&self, links: &HashSet<u32>) -> io::Result<HashMap<u32, String>>;
 }
 
 /// The answer of [`Kernel::uname`]. Bytes that are no UTF-8 are replaced.
@@ -213,6 +218,10 @@ impl Kernel for Linux {
 
     fn netlink_route(&self, request: &[u8], answer: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> io::Result<()> {
         super::netlink::dump(request, answer)
+    }
+
+    fn link_names(&self, links: &HashSet<u32>) -> io::Result<HashMap<u32, String>> {
+        super::netlink::link_names(links)
     }
 
     fn trim(&self, dir: BorrowedFd<'_>, range: Trim) -> io::Result<Trim> {

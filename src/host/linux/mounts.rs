@@ -5,7 +5,7 @@
 //! line. Here a line that makes no sense is left out, and nothing else.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -92,7 +92,7 @@ pub fn overlay_upper(host: &Host, id: u64) -> Option<PathBuf> {
     let text = host.read("/proc/self/mountinfo").ok()?;
     let lines = parse(&text);
     let overlay = lines.iter().find(|line| line.id == id && line.fs_type == b"overlay")?;
-    let upper = split(overlay.options, b',').find_map(|option| option.strip_prefix(b"upperdir="))?;
+    let upper = overlay.options.split(|&byte| byte == b',').find_map(|option| option.strip_prefix(b"upperdir="))?;
     Some(OsString::from_vec(unescape(upper).into_owned()).into())
 }
 
@@ -101,7 +101,7 @@ fn select(host: &Host, wanted: impl Fn(&Line<'_>) -> bool) -> io::Result<Vec<Mou
     let text = host.read("/proc/self/mountinfo")?;
     let lines = parse(&text);
     let tree = Tree::new(&lines);
-    let mut first: HashMap<Dev, usize> = HashMap::new();
+    let mut first: BTreeMap<Dev, usize> = BTreeMap::new();
     let mut local: Vec<Mount> = Vec::new();
     for line in &lines {
         // Asked first, so that a hundred subvolumes cost one look at the source, and a file system
@@ -171,7 +171,7 @@ impl<'t> Line<'t> {
     /// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`
     fn parse(line: &'t [u8]) -> Option<Line<'t>> {
         // Not split at runs of blanks: a source may be empty.
-        let mut fields = split(line, b' ');
+        let mut fields = line.split(|&byte| byte == b' ');
         let id = parse_number(fields.next()?)?;
         let parent = parse_number(fields.next()?)?;
         let dev = parse_dev(fields.next()?)?;
@@ -196,19 +196,17 @@ impl<'t> Line<'t> {
 
 /// The lines that make sense.
 fn parse(text: &[u8]) -> Vec<Line<'_>> {
-    split(text, b'\n').filter_map(Line::parse).collect()
+    let mut lines = Vec::with_capacity(text.len() / SHORT_LINE);
+    let mut start = 0;
+    for end in memchr::memchr_iter(b'\n', text).chain([text.len()]) {
+        lines.extend(Line::parse(&text[start..end]));
+        start = end + 1;
+    }
+    lines
 }
 
-/// The pieces between these bytes. Most of the text is only passed over, so it is searched fast.
-fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
-    let mut rest = Some(text);
-    std::iter::from_fn(move || {
-        let text = rest?;
-        let end = memchr::memchr(separator, text);
-        rest = end.map(|end| &text[end + 1..]);
-        Some(&text[..end.unwrap_or(text.len())])
-    })
-}
+/// Few lines are shorter.
+const SHORT_LINE: usize = 64;
 
 /// File systems that no path into them has to ask a server or a daemon about.
 const KERNEL_ONLY: &[&[u8]] = &[
@@ -235,7 +233,7 @@ const SIZE_IN_MEMORY: &[&[u8]] = &[b"erofs", b"ext2", b"ext3", b"ext4", b"iso966
 /// is nearly that of the numbers, and few mounts are looked up.
 struct Tree<'t> {
     by_id: Vec<(u64, &'t Line<'t>)>,
-    /// Where something is mounted: the mount below, and the path with its length before it.
+    /// Where something is mounted: the mount below, the length of the path, and the path.
     places: Vec<(u64, usize, &'t [u8])>,
 }
 
@@ -244,7 +242,7 @@ impl<'t> Tree<'t> {
         let mut by_id: Vec<_> = lines.iter().map(|line| (line.id, line)).collect();
         by_id.sort_unstable_by_key(|&(id, _)| id);
         let mut places: Vec<_> = lines.iter().map(|line| (line.parent, line.point.len(), &*line.point)).collect();
-        places.sort_unstable();
+        places.sort_unstable_by_key(|&(below, length, _)| (below, length));
         Tree { by_id, places }
     }
 
@@ -254,7 +252,10 @@ impl<'t> Tree<'t> {
     }
 
     fn has(&self, below: u64, path: &[u8]) -> bool {
-        self.places.binary_search(&(below, path.len(), path)).is_ok()
+        let place = (below, path.len());
+        let start = self.places.partition_point(|&(below, length, _)| (below, length) < place);
+        let same_length = self.places[start..].iter().take_while(|&&(below, length, _)| (below, length) == place);
+        { same_length }.any(|&(_, _, other)| other == path)
     }
 
     fn mount(&self, line: &Line<'_>) -> Mount {
@@ -308,8 +309,15 @@ impl<'t> Tree<'t> {
     }
 }
 
-fn parse_number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
-    std::str::from_utf8(digits).ok()?.parse().ok()
+fn parse_number<T: TryFrom<u64>>(digits: &[u8]) -> Option<T> {
+    if digits.is_empty() {
+        return None;
+    }
+    let number = digits.iter().try_fold(0_u64, |number, digit| {
+        let digit = char::from(*digit).to_digit(10)?;
+        number.checked_mul(10)?.checked_add(digit.into())
+    });
+    number?.try_into().ok()
 }
 
 /// `98:0`

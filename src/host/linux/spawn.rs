@@ -87,6 +87,7 @@ impl Program<'_> {
             envp: pointers(&[], &env),
             stdio,
             files: descriptors::limit_of_children().map(|(rlim_cur, rlim_max)| libc::rlimit { rlim_cur, rlim_max }),
+            ignored: ignored_signals(),
             oom_score: oom_score_is_lowered(),
             errno: 0,
         };
@@ -135,6 +136,8 @@ struct Plan {
     stdio: [c_int; 3],
     /// How many files it may have open.
     files: Option<libc::rlimit>,
+    /// Signals to be reset.
+    ignored: &'static [c_int],
     /// Write 0 to our `oom_score_adj`.
     oom_score: bool,
     /// Written by the child when it could not execute anything.
@@ -174,7 +177,7 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
     // Signals are blocked until none has a handler any more.
     unsafe {
         libc::setsid();
-        default_signals();
+        default_signals(plan.ignored);
         for (target, fd) in (0..).zip(plan.stdio) {
             if libc::dup2(fd, target) < 0 {
                 return fail(plan, Errno::last_raw());
@@ -243,16 +246,37 @@ fn fail(plan: &mut Plan, errno: c_int) -> c_int {
 /// # Safety
 /// For the child only: it changes what the whole process does with signals.
 #[expect(unsafe_code, reason = "see above")]
-unsafe fn default_signals() {
+unsafe fn default_signals(ignored: &[c_int]) {
     // Zeroes are the default action in every architecture's layout. The C library keeps two signals
     // from its callers, and an ignored one of those would be inherited all the same.
     let action = [0_u64; 8];
-    for signal in 1..=LAST_SIGNAL {
+    for &signal in ignored {
         // SAFETY: reads no more than `action`; numbers that may not be changed are refused.
         unsafe {
             libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), ptr::null::<c_void>(), LAST_SIGNAL / 8);
         }
     }
+}
+
+/// The signals that are ignored. Whoever starts us may have had it so; after the start it does not
+/// change any more. Asked once, since there are 64 of them.
+fn ignored_signals() -> &'static [c_int] {
+    static IGNORED: std::sync::OnceLock<Vec<c_int>> = std::sync::OnceLock::new();
+    IGNORED.get_or_init(|| {
+        let is_ignored = |signal: &c_int| {
+            let mut action = [0_usize; 64 / size_of::<usize>()];
+            // SAFETY: writes a `struct sigaction` of the kernel, which `action` has room for on every
+            // architecture.
+            #[expect(unsafe_code, reason = "no safe wrapper, and the C library hides two signals")]
+            unsafe {
+                let none = ptr::null::<c_void>();
+                libc::syscall(libc::SYS_rt_sigaction, *signal, none, action.as_mut_ptr(), LAST_SIGNAL / 8);
+            }
+            // The handler is the first member; some architectures have the flags before it.
+            action[..2].contains(&libc::SIG_IGN)
+        };
+        (1..=LAST_SIGNAL).filter(is_ignored).collect()
+    })
 }
 
 /// Closes what the agent inherited or another thread opened without close-on-exec.

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use nix::libc;
 
-use super::{ATTEMPTS, Link, attributes, dump, ip, link_request, request};
+use super::{ATTEMPTS, attributes, dump, ip, request};
 use crate::host::Kernel;
 
 /// `struct rtmsg`
@@ -49,18 +49,17 @@ pub struct Ipv6Hop {
 /// # Errors
 /// The system's own, when there is no route socket or the kernel refuses the dump.
 pub fn ipv6_routes(kernel: &dyn Kernel) -> io::Result<(HashMap<u32, String>, Vec<Ipv6Hop>)> {
-    let (mut links, mut hops) = (Vec::new(), Vec::new());
+    let mut hops: Vec<Ipv6Hop> = Vec::new();
     let mut payload = [0; RTMSG];
     payload[0] = u8::try_from(libc::AF_INET6).unwrap_or_default();
     let route_request = request(libc::RTM_GETROUTE, &payload);
     for _ in 0..ATTEMPTS {
-        let whole_links = dump(kernel, &link_request(), libc::RTM_NEWLINK, Link::read, &mut links)?;
-        let whole = dump(kernel, &route_request, libc::RTM_NEWROUTE, read, &mut hops)?;
-        if whole_links && whole {
+        if dump(kernel, &route_request, libc::RTM_NEWROUTE, read, &mut hops)? {
             break;
         }
     }
-    Ok((links.into_iter().map(|link| (link.index, link.name)).collect(), hops))
+    let links = kernel.link_names(&hops.iter().map(|hop| hop.link).collect())?;
+    Ok((links, hops))
 }
 
 /// Reads the payload of `RTM_NEWROUTE`.
