@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 
 use super::lexer::{Kind, Token};
-use super::message::{Message, Node, skip};
+use super::message::{Loose, Message, Node, skip};
 
 /// Objects with more members than this look for duplicate keys in a table.
 const SMALL_OBJECT: u32 = 16;
@@ -105,7 +105,7 @@ impl Parser {
             }
             Kind::Str if wants_value => self.str(token.text_start()),
             Kind::Str if matches!(want, Want::Key | Want::FirstKey) => return self.key(token.text_start()),
-            Kind::Small if wants_value => Node::Int(i64::from_ne_bytes(token.start.to_ne_bytes())),
+            Kind::Small if wants_value => Node::Int(Loose(i64::from_ne_bytes(token.start.to_ne_bytes()))),
             Kind::Null if wants_value => Node::Null,
             Kind::True if wants_value => Node::Bool(true),
             Kind::False if wants_value => Node::Bool(false),
@@ -231,14 +231,14 @@ fn number(text: &[u8], float: bool) -> Result<Node, String> {
     let text = std::str::from_utf8(text).map_err(|_| "invalid number")?;
     if !float {
         if let Ok(int) = text.parse() {
-            return Ok(Node::Int(int));
+            return Ok(Node::Int(Loose(int)));
         }
         if let Ok(uint) = text.parse() {
-            return Ok(Node::UInt(uint));
+            return Ok(Node::UInt(Loose(uint)));
         }
     }
     match text.parse::<f64>() {
-        Ok(value) if value.is_finite() => Ok(Node::Float(value)),
+        Ok(value) if value.is_finite() => Ok(Node::Float(Loose(value))),
         // Upstream takes it for infinity and then writes `inf`, which is no JSON.
         _ => Err(format!("number '{}' is too large", super::error::echo(text))),
     }
