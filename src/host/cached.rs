@@ -6,18 +6,17 @@
 //! all of it before Linux 5.12 and on file systems that ask a server or a daemon when they open.
 
 use std::fs::File;
-use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::libc::{self, c_int, c_long};
-use nix::sys::stat::Mode;
 use nix::sys::statfs::{
     BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FsType, PROC_SUPER_MAGIC, SYSFS_MAGIC, TMPFS_MAGIC,
-    XFS_SUPER_MAGIC, fstatfs,
+    XFS_SUPER_MAGIC, fstatfs, statfs,
 };
 
 /// linux/openat2.h
@@ -39,7 +38,7 @@ const OF_KERNEL: [FsType; 2] = [PROC_SUPER_MAGIC, SYSFS_MAGIC];
 /// Those on disks of which opening a file whose path is cached needs nothing more.
 const ON_DISK: [FsType; 5] = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC, SQUASHFS_MAGIC];
 
-/// Directories that usually are file systems in memory.
+/// Directories that usually are file systems in memory, with nothing else mounted where we look.
 const MOUNTS: [&str; 3] = ["/proc", "/sys", "/run"];
 
 /// Larger files are read by callers that may wait.
@@ -48,46 +47,41 @@ const LIMIT: usize = 64 << 10;
 /// Whether this is a regular file without a device behind it. Nodes of devices and pipes lie on such
 /// file systems as well.
 pub fn is_in_memory(file: &File) -> bool {
-    file.metadata().is_ok_and(|found| found.is_file()) && kind(file).is_some_and(|kind| IN_MEMORY.contains(&kind))
-}
-
-fn kind(file: impl AsFd) -> Option<FsType> {
-    fstatfs(file).ok().map(|found| found.filesystem_type())
-}
-
-fn directory(path: &Path) -> Option<OwnedFd> {
-    open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).ok()
+    file.metadata().is_ok_and(|found| found.is_file())
+        && fstatfs(file).is_ok_and(|found| IN_MEMORY.contains(&found.filesystem_type()))
 }
 
 /// What there is without waiting.
 pub(super) struct Cached {
-    /// The root directory of the machine, if its file system is one of [`ON_DISK`].
-    root: Option<OwnedFd>,
-    /// Those of [`MOUNTS`] that are.
-    mounts: Vec<&'static str>,
+    root: PathBuf,
+    /// Whether what lies on the file system of the root directory can be opened without waiting.
+    root_is_plain: bool,
+    /// Those of [`MOUNTS`] that are in memory.
+    in_memory: Vec<&'static str>,
+    /// Those that are not, and of which the same can be said as of the root directory.
+    plain: Vec<&'static str>,
     /// Something was asked for that is not in memory.
     refused: AtomicBool,
 }
 
 impl Cached {
-    /// Looks once at what there is, where `path` says where a directory of the machine lies.
-    pub fn new(path: impl Fn(&str) -> std::path::PathBuf) -> Cached {
-        let kind_of = |dir: &OwnedFd| kind(dir);
-        let in_memory = |dir: &str| {
-            let kind = directory(&path(dir)).as_ref().and_then(kind_of);
-            kind.is_some_and(|kind| IN_MEMORY.contains(&kind) || OF_KERNEL.contains(&kind))
-        };
-        let on_disk = |root: &OwnedFd| kind_of(root).is_some_and(|kind| ON_DISK.contains(&kind));
+    /// Looks once at what there is in a machine whose root directory is `root`.
+    pub fn new(root: &Path) -> Cached {
+        let kind_of = |dir: &Path| statfs(dir).ok().map(|found| found.filesystem_type());
+        let is = |dir: &str, kinds: &[FsType]| kind_of(&root.join(&dir[1..])).is_some_and(|kind| kinds.contains(&kind));
+        let is_plain = |kind: FsType| ON_DISK.contains(&kind) || IN_MEMORY.contains(&kind);
         Cached {
-            root: directory(&path("/")).filter(on_disk),
-            mounts: MOUNTS.into_iter().filter(|dir| in_memory(dir)).collect(),
+            root: root.to_owned(),
+            root_is_plain: kind_of(Path::new("/")).is_some_and(is_plain),
+            in_memory: MOUNTS.into_iter().filter(|dir| is(dir, &IN_MEMORY) || is(dir, &OF_KERNEL)).collect(),
+            plain: MOUNTS.into_iter().filter(|dir| is(dir, &ON_DISK)).collect(),
             refused: AtomicBool::new(false),
         }
     }
 
     /// Whether everything at this path is in memory, so that any system call will do.
     pub fn always(&self, path: &Path) -> bool {
-        self.mounts.iter().any(|mount| path.starts_with(mount))
+        self.in_memory.iter().any(|mount| path.starts_with(mount))
     }
 
     /// Says that something would have to wait.
@@ -104,9 +98,7 @@ impl Cached {
 
     /// A whole file.
     pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        // Without the time of the last access, which is written to the disk. Only the owner may ask
-        // for that, and root.
-        let file = self.open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOATIME)?;
+        let Some(file) = self.open(path)? else { return Err(Errno::ENOENT.into()) };
         let mut data = Vec::new();
         let mut page = [0; 4096];
         while data.len() < LIMIT {
@@ -119,25 +111,38 @@ impl Cached {
         Err(self.refuse().into())
     }
 
-    /// Whether something is there.
-    pub fn exists(&self, path: &Path) -> io::Result<bool> {
-        match self.open(path, OFlag::O_PATH) {
+    /// Whether something is there. No file system is asked to open it.
+    pub fn exists(&self, path: &Path) -> nix::Result<bool> {
+        match self.resolve(path, OFlag::O_PATH, RESOLVE_CACHED) {
             Ok(_) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(false),
+            // Not cached, or not known to this kernel: somebody who can wait finds out.
+            Err(_) => Err(self.refuse()),
         }
     }
 
-    /// Opens what lies on the file system of the root directory; others are not known.
-    fn open(&self, path: &Path, flags: OFlag) -> io::Result<OwnedFd> {
-        let Some(root) = &self.root else { return Err(self.refuse().into()) };
-        let resolve = RESOLVE_CACHED | ResolveFlag::RESOLVE_NO_XDEV;
-        let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve);
-        openat2(root, path.strip_prefix("/").unwrap_or(path), how).map_err(|errno| match errno {
-            Errno::ENOENT | Errno::ENOTDIR => errno.into(),
-            // Not cached, not there, or not known to this kernel: somebody who can wait finds out.
-            _ => self.refuse().into(),
-        })
+    /// Opens a file; `None` when it is not there.
+    fn open(&self, path: &Path) -> nix::Result<Option<OwnedFd>> {
+        // Without the time of the last access, which is written to the disk. Only the owner may ask
+        // for that, and root.
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOATIME;
+        let limits = match self.plain.iter().any(|mount| path.starts_with(mount)) {
+            true => RESOLVE_CACHED,
+            false if self.root_is_plain => RESOLVE_CACHED | ResolveFlag::RESOLVE_NO_XDEV,
+            false => return Err(self.refuse()),
+        };
+        match self.resolve(path, flags, limits) {
+            Ok(file) => Ok(Some(file)),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+            // Another file system may have no such file either.
+            Err(_) if self.exists(path)? => Err(self.refuse()),
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn resolve(&self, path: &Path, flags: OFlag, limits: ResolveFlag) -> nix::Result<OwnedFd> {
+        let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(limits);
+        openat2(AT_FDCWD, &self.root.join(path.strip_prefix("/").unwrap_or(path)), how)
     }
 }
 
@@ -157,14 +162,12 @@ fn read_cached(file: &OwnedFd, buffer: &mut [u8]) -> nix::Result<usize> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::PathBuf;
 
     use super::*;
 
     /// What is cached of a directory; nothing where the kernel or the file system cannot tell.
     fn cached(dir: &Path) -> Option<Cached> {
-        let dir = dir.to_owned();
-        let cached = Cached::new(|path| dir.join(path.trim_start_matches('/')));
+        let cached = Cached::new(dir);
         fs::write(dir.join("probe"), "x").expect("a file");
         let works = cached.read(Path::new("/probe")).is_ok();
         cached.take_refused();
@@ -190,15 +193,15 @@ mod tests {
     #[test]
     fn what_cannot_be_told_is_refused_once() {
         let dir = tempfile::tempdir().expect("a directory");
-        let cached = Cached::new(|_| PathBuf::from("/nonexistent"));
-        assert!(cached.read(Path::new("/etc/passwd")).is_err());
+        let cached = Cached::new(dir.path());
+        assert!(cached.read(Path::new("/never looked for")).is_err());
         assert!(cached.take_refused());
         assert!(!cached.take_refused());
         let Some(cached) = self::cached(dir.path()) else { return };
         // Not a file that is read in pieces, nor one that somebody has to fill first.
         fs::write(dir.path().join("large"), vec![0; LIMIT + 1]).expect("a file");
-        nix::unistd::mkfifo(&dir.path().join("pipe"), Mode::S_IRWXU).expect("a pipe");
-        for name in ["/large", "/pipe", "/never looked for"] {
+        nix::unistd::mkfifo(&dir.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        for name in ["/large", "/pipe", "/not looked for"] {
             assert!(cached.read(Path::new(name)).is_err(), "{name}");
             assert!(cached.take_refused(), "{name}");
         }
@@ -206,7 +209,7 @@ mod tests {
 
     #[test]
     fn the_kernels_own_files_are_in_memory() {
-        let cached = Cached::new(|path| path.into());
+        let cached = Cached::new(Path::new("/"));
         assert!(cached.always(Path::new("/proc/stat")));
         assert!(!cached.always(Path::new("/process/stat")));
         assert!(!cached.always(Path::new("/etc/passwd")));

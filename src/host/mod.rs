@@ -60,7 +60,7 @@ impl Host {
     /// memory; what is asked for beyond that is `EAGAIN`, and [`Host::take_refused`] tells of it even
     /// if whoever asked could do without. Only for what has no effect before that.
     pub fn in_haste(&self) -> Host {
-        let cached = Some(Cached::new(|path| self.path(path)));
+        let cached = Some(Cached::new(&self.root));
         Host { root: self.root.clone(), kernel: self.kernel.clone(), known: self.known.clone(), cached }
     }
 
