@@ -102,10 +102,11 @@ impl Cached {
         let mut data = Vec::new();
         let mut page = [0; 4096];
         while data.len() < LIMIT {
-            match read_cached(&file, &mut page) {
-                Ok(0) => return Ok(data),
-                Ok(length) => data.extend_from_slice(&page[..length]),
-                Err(_) => break,
+            let Ok(length) = read_cached(&file, &mut page) else { break };
+            data.extend_from_slice(&page[..length]);
+            // What is not cached is missing from the start of a page on; only a file ends within one.
+            if length < page.len() {
+                return Ok(data);
             }
         }
         Err(self.refuse().into())

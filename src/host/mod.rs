@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub mod cached;
 #[cfg(any(test, feature = "fake"))]
@@ -43,6 +43,7 @@ struct Known {
     patience: Patience,
     stuck: knob::Stuck,
     serials: linux::serial::Known,
+    one_run: OnceLock<bool>,
 }
 
 impl Host {
@@ -76,6 +77,18 @@ impl Host {
     /// it is worth nothing.
     pub fn take_refused(&self) -> bool {
         self.cached.as_ref().is_some_and(Cached::take_refused)
+    }
+
+    /// Whether `/var/run` is another name of `/run`, as nearly everywhere (hier(7)); asked once. What
+    /// is not in the one is not in the other then.
+    pub fn has_one_run(&self) -> bool {
+        let is_link = || self.link("/var/run").is_ok_and(|to| to == Path::new("/run") || to == Path::new("../run"));
+        match self.known.one_run.get() {
+            Some(one) => *one,
+            // Learned by somebody who can wait.
+            None if self.may_wait().is_err() => true,
+            None => *self.known.one_run.get_or_init(is_link),
+        }
     }
 
     /// What answers for this path in place of the file system.

@@ -80,7 +80,8 @@ mod bus {
     use super::{Action, Failure, Session};
     use crate::host::Host;
 
-    const SOCKETS: [&str; 2] = ["/run/dbus/system_bus_socket", "/var/run/dbus/system_bus_socket"];
+    const SOCKET: &str = "/run/dbus/system_bus_socket";
+    const OLD_SOCKET: &str = "/var/run/dbus/system_bus_socket";
 
     /// logind makes this directory, and sd_login(3) looks for it.
     const RUNNING: &str = "/run/systemd/seats";
@@ -111,10 +112,14 @@ mod bus {
     impl Logind {
         /// logind, when it runs and there is a bus. Costs two looks at the file system.
         pub fn find(host: &Host) -> Option<Logind> {
+            let socket = match host.exists(SOCKET) {
+                true => SOCKET,
+                false if !host.has_one_run() && host.exists(OLD_SOCKET) => OLD_SOCKET,
+                false => return None,
+            };
             if !host.exists(RUNNING) {
                 return None;
             }
-            let socket = SOCKETS.iter().find(|path| host.exists(path))?;
             let sessions = host.list(SESSIONS).map_or(true, |names| !names.is_empty());
             Some(Logind { socket: host.path(socket), limit: None, sessions })
         }

@@ -45,8 +45,8 @@ pub struct Login {
 
 /// The sessions in the file; none when there is no file, as on systems without utmp.
 pub fn logins(host: &Host) -> Vec<Login> {
-    let file = host.read(UTMP).or_else(|_| host.read(OLD_UTMP)).unwrap_or_default();
-    parse(&file, LAYOUT)
+    let old = |error| if host.has_one_run() { Err(error) } else { host.read(OLD_UTMP) };
+    parse(&host.read(UTMP).or_else(old).unwrap_or_default(), LAYOUT)
 }
 
 fn parse(file: &[u8], layout: Layout) -> Vec<Login> {
