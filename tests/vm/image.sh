@@ -4,8 +4,8 @@
 #   tests/vm/image.sh            (also run by the tests and by the demo themselves)
 #
 # The directory holds: vmlinuz, initrd, systemd.img and sysv.img (root file systems), home.img
-# (ext4) and srv.img (xfs), swap.img. Nothing is mounted and no loop device is used; the agent under
-# test is not part of the images, it is put into a copy for each run.
+# (ext4) and srv.img (xfs), swap.img, database.img. Nothing is mounted and no loop device is used;
+# the agent under test is not part of the images, it is put into a copy for each run.
 #
 # Cache: $QGA_VM_CACHE, by default target/vm-cache below the crate; the key is a hash of this recipe.
 # As root, missing packages are installed. Exit status 77: cannot be done here, the reason is on stderr.
@@ -158,6 +158,28 @@ truncate -s 320M "$work/systemd/srv.img"
 chroot "$work/systemd" mkfs.xfs -q -L srv /srv.img
 mv "$work/systemd/srv.img" "$work/srv.img"
 
+# Database servers, for their freeze hooks: a disk for /mnt/database, with data directories to start
+# from, so that the other tests do not carry them along. Made in the systemd guest's tree, which is
+# packed already, of whatever that lacks.
+say "the disk with the databases"
+database=mnt/database
+mkdir -p "$work/database-debs/partial" "$work/systemd/$database"
+download() {
+    apt-get -q -y --no-install-recommends --download-only -o Debug::NoLocking=1 -o Dir::Cache::pkgcache= \
+        -o Dir::State::status="$work/systemd/var/lib/dpkg/status" -o Dir::Cache::archives="$work/database-debs" \
+        install mariadb-server-core mariadb-client-core redis-tools >"$work/database.log" 2>&1
+}
+download || { apt-get -q update >&2 && download; } || { cat "$work/database.log" >&2; exit 1; }
+for package in "$work/database-debs"/*.deb; do dpkg-deb -x "$package" "$work/systemd/$database"; done
+chroot "$work/systemd" env LD_LIBRARY_PATH="/$database/usr/lib/x86_64-linux-gnu:/$database/lib/x86_64-linux-gnu" \
+    "/$database/usr/bin/mariadb-install-db" \
+    --no-defaults --basedir="/$database/usr" --datadir="/$database/mysql" --user=nobody --innodb-log-file-size=8M \
+    --skip-test-db --force >"$work/database.log" 2>&1 || { cat "$work/database.log" >&2; exit 1; }
+# Its name makes it one.
+ln -s redis-check-rdb "$work/systemd/$database/usr/bin/redis-server"
+rm -rf "$work/systemd/$database/usr/share/doc" "$work/systemd/$database/usr/share/man"
+pack "$work/systemd/$database" "$work/database.img" 320M
+
 bootstrap sysv "$common,sysvinit-core,sysv-rc,initscripts"
 furnish "$work/sysv"
 cp "$here/guest/inittab" "$work/sysv/etc/inittab"
@@ -190,7 +212,7 @@ chmod 755 "$initrd/init" "$initrd/bin/test-shell"
 modules "$initrd/modules" $early >"$initrd/modules/order"
 (cd "$initrd" && find . | cpio -o -H newc --quiet | gzip -1) >"$work/initrd"
 
-rm -rf "$work/systemd" "$work/sysv" "$work/home" "$initrd" "$work/debs"
+rm -rf "$work/systemd" "$work/sysv" "$work/home" "$initrd" "$work/debs" "$work/database-debs"
 touch "$work/complete"
 # Images of older recipes are of no use any more.
 find "$cache" -mindepth 1 -maxdepth 1 -type d ! -name runs ! -name "$key.partial" -exec rm -rf {} +

@@ -9,6 +9,7 @@
 //! fresh agent, so any one of them can be run alone. Those that end the guest's life have their own.
 
 mod by_hand;
+mod database;
 mod freeze;
 #[allow(dead_code, reason = "shared with the demo, which uses other parts of it")]
 mod harness;
