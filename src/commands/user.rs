@@ -91,6 +91,14 @@ mod tests {
     }
 
     #[test]
+    fn records_are_read_where_systems_without_run_have_them() {
+        let (_dir, host) = machine();
+        fs::create_dir_all(host.path("/var/run")).expect("directory");
+        fs::write(host.path("/var/run/utmp"), utmp::tests::file(&[(7, b"ann", 7, 0)])).expect("file");
+        assert_eq!(json(&host), r#"[{"user": "ann", "login-time": 7}]"#);
+    }
+
+    #[test]
     fn each_user_once_with_the_oldest_login() {
         let (_dir, host) = machine();
         let records: &[(i16, &[u8], u32, u32)] = &[

@@ -337,6 +337,13 @@ mod tests {
     }
 
     #[test]
+    fn links_are_named_by_number() {
+        // The loop-back link is the first one of each name space.
+        let names = Linux.link_names(&HashSet::from([1, u32::MAX, i32::MAX.unsigned_abs()])).expect("a socket");
+        assert_eq!(names, HashMap::from([(1, "lo".to_owned())]));
+    }
+
+    #[test]
     fn the_root_directory_has_a_size() {
         let usage = Linux.usage(Path::new("/")).expect("a root");
         assert!(usage.total >= usage.free && usage.free >= usage.available, "{usage:?}");
