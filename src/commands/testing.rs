@@ -24,13 +24,18 @@ pub(crate) fn agent(host: Host, config: Config) -> Agent {
     Agent::new(host, config, State::open(state.path()).expect("a state"), LogControl::detached())
 }
 
-/// Runs a command and puts a streamed result together.
-pub(crate) fn call(agent: &Agent, name: &str, arguments: Value) -> std::result::Result<Value, String> {
+/// A request as it comes from a client.
+pub(crate) fn request(name: &str, arguments: &Value) -> Request {
     let text = serde_json::json!({"execute": name, "arguments": arguments}).to_string();
     let Some(Event::Message(Ok(message))) = Framer::default().next(&mut text.as_bytes()) else {
         panic!("not a message: {text}");
     };
-    let request = Request::parse(message).expect("envelope");
+    Request::parse(message).expect("envelope")
+}
+
+/// Runs a command and puts a streamed result together.
+pub(crate) fn call(agent: &Agent, name: &str, arguments: Value) -> std::result::Result<Value, String> {
+    let request = request(name, &arguments);
     let row = super::find(name).expect("a command");
     let cx = Ctx::new(agent, &agent.host);
     let json = match row.run(&cx, request.arguments()).map_err(|error| error.desc)? {

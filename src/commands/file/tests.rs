@@ -56,3 +56,24 @@ fn handles_are_bounded() {
     let error = open().expect_err("one too many");
     assert!(error.contains("1024 files are open already"), "{error}");
 }
+
+/// What the usual client sends at a time must not miss the loop by its padding.
+#[test]
+fn sixty_four_kibibytes_to_a_file_in_memory_are_written_on_the_loop() {
+    use std::os::fd::AsRawFd;
+    let dir = tempfile::tempdir().expect("a directory");
+    let agent = agent(dir.path());
+    let memory = nix::sys::memfd::memfd_create(c"test", nix::sys::memfd::MFdFlags::empty()).expect("memory");
+    let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
+    let handle = testing::call(&agent, "guest-file-open", json!({"path": path, "mode": "w"})).expect("opens");
+    let row = crate::commands::find("guest-file-write").expect("a command");
+    let on_the_loop = |bytes: usize| {
+        let mut text = Vec::new();
+        crate::protocol::base64::encode(&vec![7; bytes], &mut text);
+        let text = String::from_utf8(text).expect("base64");
+        let request = testing::request("guest-file-write", &json!({"handle": handle, "buf-b64": text}));
+        agent.answer(row, &request, &mut Vec::new())
+    };
+    assert!(on_the_loop(INLINE - 1) && on_the_loop(INLINE));
+    assert!(!on_the_loop(INLINE + 3));
+}
