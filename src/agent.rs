@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::commands::exec::Children;
 use crate::commands::file::Files;
-use crate::commands::{Body, Command, Ctx, Lane};
+use crate::commands::{Body, Command, Ctx, Lane, Stop};
 use crate::config::Config;
 use crate::freeze::Freezer;
 use crate::host::Host;
@@ -104,8 +104,8 @@ impl Agent {
 
     /// Runs a command on a worker. Pieces of a long reply go to `send`, which says whether anybody
     /// still wants more; the whole of a short one is returned.
-    pub fn work(&self, row: &Command, request: &Request, mut send: impl FnMut(Piece) -> bool) -> Done {
-        let cx = Ctx::new(self, &self.host);
+    pub fn work(&self, row: &Command, request: &Request, stop: &Stop, mut send: impl FnMut(Piece) -> bool) -> Done {
+        let cx = Ctx::stoppable(self, &self.host, stop.clone());
         let mut out = Vec::new();
         match caught(row, || row.run(&cx, request.arguments())) {
             Ok(Body::Json(json)) => success(row, json, request, &mut out),

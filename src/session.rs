@@ -2,7 +2,9 @@
 //!
 //! Replies go out in request order (O8). Commands that may block run on workers, one at a time. A
 //! sync is a barrier: it waits a second at most for the commands ahead of it; then they are
-//! *abandoned*: they run to their end elsewhere and their replies are dropped for good.
+//! *abandoned*: they run to their end elsewhere and their replies are dropped for good. One that can
+//! be left half done (trim) is asked to stop, also when it was a client's departure that left it
+//! alone and others wait for its place.
 //!
 //! Invariant: once a sync is answered, nothing older than it is ever written.
 
@@ -10,7 +12,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::agent::Agent;
-use crate::commands::{self, Command, Lane, Undo};
+use crate::commands::{self, Command, Lane, Stop, Undo};
 use crate::output::Output;
 use crate::protocol::error::{Error, Result};
 use crate::protocol::message::Message;
@@ -39,6 +41,8 @@ pub struct Job {
     pub row: &'static Command,
     /// Its arguments and id.
     pub request: Request,
+    /// Tells it that it may end early.
+    pub stop: Stop,
 }
 
 /// What a finished job leaves.
@@ -72,14 +76,15 @@ pub struct Session {
     resync: bool,
     /// Commands that were abandoned, each line of them with its own order.
     abandoned: Vec<Line>,
-    freezing: Option<u64>,
+    /// Which of the freeze commands is at work.
+    freezing: Option<(u64, Stop)>,
     jobs: Vec<Job>,
     dropped_streams: Vec<u64>,
     undos: Vec<Undo>,
 }
 
 enum Head {
-    Running { seq: u64, row: &'static Command, since: Instant, cut: Option<Vec<u8>> },
+    Running { seq: u64, row: &'static Command, since: Instant, cut: Option<Vec<u8>>, stop: Stop },
     Waiting(Job),
 }
 
@@ -182,7 +187,7 @@ impl Session {
         let barrier = row.lane == Lane::Barrier && agent.check(row).is_ok();
         self.seq += 1;
         self.queue_bytes += request.footprint();
-        self.queue.push_back(Entry::Call(Job { seq: self.seq, row, request }));
+        self.queue.push_back(Entry::Call(Job { seq: self.seq, row, request, stop: Stop::default() }));
         if row.lane == Lane::Barrier {
             self.graces.push_back(now + GRACE);
         }
@@ -228,7 +233,7 @@ impl Session {
 
     /// A job ended and its worker is free.
     pub fn done(&mut self, seq: u64, done: Done, now: Instant, agent: &Agent, out: &mut Output) {
-        if self.freezing == Some(seq) {
+        if self.freezing.as_ref().is_some_and(|(freezing, _)| *freezing == seq) {
             self.freezing = None;
         }
         match &self.head {
@@ -322,20 +327,23 @@ impl Session {
         };
         let stuck = self.abandoned.iter().filter(|line| line.running.is_some()).count();
         if job.row.lane == Lane::Freeze && self.freeze_lane_taken() {
+            if let Some((_, stop)) = &self.freezing {
+                stop.ask();
+            }
             self.head = Some(Head::Waiting(job));
         } else if stuck >= STUCK_LIMIT && job.row.lane != Lane::Freeze {
             let text = format!("{} cannot run now: {stuck} earlier commands have not come to an end", job.row.name);
             reply::error(out.tail(), &Error::new(text), job.request.id());
         } else {
-            let (seq, row) = (job.seq, job.row);
-            self.head = Some(Head::Running { seq, row, since: now, cut: None });
+            let (seq, row, stop) = (job.seq, job.row, job.stop.clone());
+            self.head = Some(Head::Running { seq, row, since: now, cut: None, stop });
             self.start(job);
         }
     }
 
     fn start(&mut self, job: Job) {
         if job.row.lane == Lane::Freeze {
-            self.freezing = Some(job.seq);
+            self.freezing = Some((job.seq, job.stop.clone()));
         }
         self.jobs.push(job);
     }
@@ -375,8 +383,22 @@ impl Session {
         if let Some((at, _)) = syncs.take(which).last() {
             let passed = self.queue.iter().take(at).filter(|entry| is_sync(entry)).count();
             self.graces.drain(..passed);
+            self.ask_to_stop(at);
             self.abandon(at, out);
             self.start_abandoned();
+        }
+    }
+
+    /// Asks the head and the first `count` entries of the queue to end early, if they can.
+    fn ask_to_stop(&self, count: usize) {
+        match &self.head {
+            Some(Head::Running { stop, .. } | Head::Waiting(Job { stop, .. })) => stop.ask(),
+            None => {}
+        }
+        for entry in self.queue.iter().take(count) {
+            if let Entry::Call(job) = entry {
+                job.stop.ask();
+            }
         }
     }
 

@@ -172,14 +172,19 @@ struct TrimmedPath {
 /// Tells the disks which blocks hold nothing. A file system that cannot has an error beside it, and
 /// the others are trimmed all the same.
 fn fstrim(cx: &Ctx<'_>, args: Fstrim) -> Result<Trimmed> {
-    trim_all(cx.host, args.minimum.map_or(0, |minimum| minimum.0))
+    let should_stop = || cx.should_stop();
+    let trimmed = trim_all(cx.host, args.minimum.map_or(0, |minimum| minimum.0), &should_stop);
+    if should_stop() {
+        tracing::warn!("guest-fstrim was left before it had come to its end");
+    }
+    trimmed
 }
 
-fn trim_all(host: &Host, minimum: u64) -> Result<Trimmed> {
+fn trim_all(host: &Host, minimum: u64, should_stop: &dyn Fn() -> bool) -> Result<Trimmed> {
     let mounts = mounts::local(host).map_err(|error| no_mount_table(&error))?;
     let entry = |mount: &Mount| {
         let path = mount.point.to_string_lossy().into_owned();
-        match trim(host, mount, minimum) {
+        match trim(host, mount, minimum, should_stop) {
             Ok(range) => TrimmedPath { path, trimmed: Some(range.len), minimum: Some(range.minimum), error: None },
             Err(error) => TrimmedPath { path, trimmed: None, minimum: None, error: Some(error) },
         }
@@ -187,14 +192,17 @@ fn trim_all(host: &Host, minimum: u64) -> Result<Trimmed> {
     Ok(Trimmed { paths: mounts.iter().rev().map(entry).collect() })
 }
 
-/// ext4 is trimmed in pieces of this size, so that an agent that has to end waits for one piece and
-/// not for the whole disk. It is a multiple of the size of a block group, of which ext4 remembers
+/// ext4 is trimmed in pieces of this size, so that somebody who has to wait for a trim that nobody
+/// wants any more waits for one piece and not for the whole disk. It is a multiple of the size of a block group, of which ext4 remembers
 /// whether it was trimmed whole. Others are trimmed at once: XFS would count a free extent twice
 /// that lies in two pieces, and btrfs trims what is in no chunk with each call.
 const EXT4_PIECE: u64 = 64 << 30;
 
 /// Trims one file system: how much, and the minimum that counted.
-fn trim(host: &Host, mount: &Mount, minimum: u64) -> std::result::Result<Trim, String> {
+fn trim(host: &Host, mount: &Mount, minimum: u64, should_stop: &dyn Fn() -> bool) -> std::result::Result<Trim, String> {
+    if should_stop() {
+        return Err(STOPPED.to_owned());
+    }
     if mount.covered {
         return Err("failed to open: the mount point is covered by another mount".to_owned());
     }
@@ -219,11 +227,17 @@ fn trim(host: &Host, mount: &Mount, minimum: u64) -> std::result::Result<Trim, S
         if is_last {
             return Ok(sum);
         }
+        if should_stop() {
+            return Err(STOPPED.to_owned());
+        }
         start += EXT4_PIECE;
     }
 }
 
 const NOT_SUPPORTED: &str = "trim not supported";
+
+/// Hardly anybody reads this: a trim is stopped when its client is gone.
+const STOPPED: &str = "failed to trim: stopped";
 
 fn failed_to_trim(error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw) {

@@ -28,10 +28,13 @@ pub mod os;
 pub mod password;
 pub mod power;
 pub mod ssh;
+mod stop;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod time;
 pub mod user;
+
+pub use stop::Stop;
 
 /// All groups, in the order in which they are listed.
 pub static GROUPS: &[&[Command]] = &[
@@ -141,6 +144,7 @@ pub struct Ctx<'a> {
     pub agent: &'a Agent,
     /// The machine, as far as this call may wait for it.
     pub host: &'a Host,
+    stop: Stop,
     undo: RefCell<Option<Undo>>,
 }
 
@@ -150,7 +154,17 @@ pub type Undo = Box<dyn FnOnce(&Agent) + Send>;
 impl<'a> Ctx<'a> {
     /// A context for one call.
     pub fn new(agent: &'a Agent, host: &'a Host) -> Ctx<'a> {
-        Ctx { agent, host, undo: RefCell::new(None) }
+        Ctx::stoppable(agent, host, Stop::default())
+    }
+
+    /// A context for a call that may be asked to stop.
+    pub fn stoppable(agent: &'a Agent, host: &'a Host, stop: Stop) -> Ctx<'a> {
+        Ctx { agent, host, stop, undo: RefCell::new(None) }
+    }
+
+    /// Whether the rest of the work is not wanted any more.
+    pub fn should_stop(&self) -> bool {
+        self.stop.is_asked()
     }
 
     /// Says how to take back what this call makes, should its reply be dropped.
@@ -244,7 +258,7 @@ mod tests {
         let mut out = Vec::new();
         assert!(!agent.answer(&ROW, &request, &mut out));
         assert_eq!(out, b"");
-        assert_eq!(agent.work(&ROW, &request, |_| true).reply, b"{\"return\": true}\n");
+        assert_eq!(agent.work(&ROW, &request, &Stop::default(), |_| true).reply, b"{\"return\": true}\n");
         // Nothing of it sticks to the next one.
         const PROMPT: Command =
             Command::new("guest-prompt", |cx, a| cx.call(|_, _: args::Empty| Ok(1), a)).lane(Lane::Prompt);
@@ -262,7 +276,7 @@ mod tests {
         let mut inline = Vec::new();
         assert!(agent.answer(&BROKEN, &request, &mut inline));
         assert_eq!(String::from_utf8_lossy(&inline), expected);
-        let done = agent.work(&BROKEN, &request, |_| true);
+        let done = agent.work(&BROKEN, &request, &Stop::default(), |_| true);
         assert_eq!(String::from_utf8_lossy(&done.reply), expected);
         assert!(find("guest-ping").is_some_and(|row| agent.check(row).is_ok()));
     }

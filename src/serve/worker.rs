@@ -49,7 +49,7 @@ pub(super) fn start(job: impl FnOnce(Place) + Send + 'static) {
 pub(super) fn work(agent: &Agent, job: Job, reporter: &mpsc::UnboundedSender<Report>, place: Place) {
     let mut pieces: Option<mpsc::Sender<Piece>> = None;
     let mut whole = Vec::new();
-    let mut done = agent.work(job.row, &job.request, |piece| {
+    let mut done = agent.work(job.row, &job.request, &job.stop, |piece| {
         if place == Place::Loop {
             whole.extend_from_slice(&piece.bytes);
             return true;

@@ -16,6 +16,7 @@ struct Bench {
     out: Output,
     now: Instant,
     jobs: BTreeMap<u64, &'static str>,
+    stops: BTreeMap<u64, Stop>,
 }
 
 impl Bench {
@@ -29,6 +30,7 @@ impl Bench {
             out: Output::default(),
             now: Instant::now(),
             jobs: BTreeMap::new(),
+            stops: BTreeMap::new(),
         }
     }
 
@@ -48,7 +50,13 @@ impl Bench {
     fn collect(&mut self) {
         for job in self.session.take_jobs() {
             self.jobs.insert(job.seq, job.row.name);
+            self.stops.insert(job.seq, job.stop);
         }
+    }
+
+    /// Whether the latest job was asked to stop.
+    fn is_stopped(&self) -> bool {
+        self.stops.last_key_value().is_some_and(|(_, stop)| stop.is_asked())
     }
 
     /// A command that goes to a worker.
@@ -205,6 +213,37 @@ fn freeze_status_and_thaw_wait_for_a_freeze_that_is_at_work() {
     bench.finish("guest-fsfreeze-status", "late");
     bench.finish("guest-fsfreeze-thaw", "thawed");
     assert_eq!(bench.replies(), ["thawed"]);
+}
+
+#[test]
+fn a_trim_that_a_sync_abandons_is_asked_to_stop() {
+    let mut bench = Bench::new();
+    bench.command("guest-fstrim");
+    bench.sync(7);
+    bench.pass(GRACE / 2);
+    assert!(!bench.is_stopped(), "the client still waits");
+    bench.pass(GRACE);
+    assert!(bench.is_stopped());
+    bench.command("guest-fsfreeze-freeze");
+    bench.finish("guest-fstrim", "late");
+    assert!(!bench.is_stopped(), "it is the freeze's turn, which nobody asked to stop");
+}
+
+#[test]
+fn a_trim_whose_client_left_goes_on_until_others_need_its_place() {
+    let mut bench = Bench::new();
+    bench.command("guest-fstrim");
+    bench.session.hang_up(&mut bench.out);
+    bench.sync(7);
+    bench.work(1);
+    bench.finish("guest-get-fsinfo", "one");
+    let trim = bench.stops.first_key_value().expect("a job").1.clone();
+    assert!(!trim.is_asked());
+    bench.command("guest-fsfreeze-status");
+    assert!(trim.is_asked());
+    bench.finish("guest-fstrim", "late");
+    bench.finish("guest-fsfreeze-status", "thawed");
+    assert_eq!(bench.replies(), ["{\"return\": 7}", "one", "thawed"]);
 }
 
 #[test]

@@ -381,7 +381,7 @@ fn stream_to_client(agent: &Agent, pid: i64, gone: bool) {
     assert!(session.message(message, now, agent, &mut out).is_none(), "it goes to a worker");
     let job = session.take_jobs().pop().expect("a job");
     let mut pieces = Vec::new();
-    let done = agent.work(job.row, &job.request, |piece| {
+    let done = agent.work(job.row, &job.request, &job.stop, |piece| {
         pieces.push(piece);
         true
     });

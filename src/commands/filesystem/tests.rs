@@ -93,7 +93,7 @@ fn without_a_mount_table_there_is_an_error() {
     let machine = Machine::new("/proc/\n");
     let text = "Could not open '/proc/self/mountinfo': No such file or directory";
     assert_eq!(list(&machine.host()).expect_err("no table").desc, text);
-    assert_eq!(trim_all(&machine.host(), 0).expect_err("no table").desc, text);
+    assert_eq!(trim_all(&machine.host(), 0, &|| false).expect_err("no table").desc, text);
 }
 
 /// `virtio-blk` with directories to open at its mount points.
@@ -119,7 +119,7 @@ fn each_path_has_numbers_or_an_error() {
     });
     let read_only = Some("failed to trim: Read-only file system");
     assert_eq!(
-        outcomes(&trim_all(&machine.host(), 8192).expect("a list")),
+        outcomes(&trim_all(&machine.host(), 8192, &|| false).expect("a list")),
         [
             ("/media/cidata drive", None, None, read_only),
             ("/snap/core20/2015", None, None, read_only),
@@ -133,7 +133,7 @@ fn each_path_has_numbers_or_an_error() {
 #[test]
 fn ext4_is_trimmed_in_pieces_that_cover_everything() {
     let machine = trimmable();
-    trim_all(&machine.host(), 7).expect("a list");
+    trim_all(&machine.host(), 7, &|| false).expect("a list");
     let root = machine.path("/").display().to_string();
     let root = root.trim_end_matches('/');
     let pieces: Vec<_> = machine
@@ -152,7 +152,7 @@ fn ext4_is_trimmed_in_pieces_that_cover_everything() {
 fn other_file_systems_are_trimmed_at_once() {
     let machine = Machine::load("virtio-scsi");
     machine.add("/boot/\n/data/\n");
-    trim_all(&machine.host(), 0).expect("a list");
+    trim_all(&machine.host(), 0, &|| false).expect("a list");
     let whole = machine.kernel.effects().into_iter().filter(|e| matches!(e, Effect::Trim(_, 0, u64::MAX, 0))).count();
     assert_eq!(whole, 2);
 }
@@ -164,15 +164,32 @@ fn a_piece_that_fails_ends_the_path() {
         Effect::Trim(_, start, ..) if *start > 0 => Some(Errno::EIO.into()),
         _ => None,
     });
-    let trimmed = trim_all(&machine.host(), 0).expect("a list");
+    let trimmed = trim_all(&machine.host(), 0, &|| false).expect("a list");
     assert_eq!(outcomes(&trimmed)[3], ("/", None, None, Some("failed to trim: Input/output error")));
+}
+
+#[test]
+fn a_trim_that_is_stopped_ends_with_the_piece_at_work() {
+    let machine = trimmable();
+    let pieces = |kernel: &crate::host::fake::FakeKernel| {
+        kernel.effects().iter().filter(|effect| matches!(effect, Effect::Trim(..))).count()
+    };
+    // The last path is `/`, of two pieces; what stands before it is read-only but for one.
+    let kernel = machine.kernel.clone();
+    let trimmed = trim_all(&machine.host(), 0, &move || pieces(&kernel) >= 2).expect("a list");
+    assert_eq!(pieces(&machine.kernel), 2);
+    assert_eq!(outcomes(&trimmed)[3], ("/", None, None, Some("failed to trim: stopped")));
+    // Asked to stop before it began, it does nothing.
+    let trimmed = trim_all(&machine.host(), 0, &|| true).expect("a list");
+    assert_eq!(pieces(&machine.kernel), 2);
+    assert!(trimmed.paths.iter().all(|path| path.error.as_deref() == Some("failed to trim: stopped")));
 }
 
 #[test]
 fn what_cannot_discard_is_not_asked() {
     let machine = Machine::load("sata-nvme-lvm");
     machine.add("/boot/efi/\n/home/\n/srv/\n");
-    let trimmed = trim_all(&machine.host(), 0).expect("a list");
+    let trimmed = trim_all(&machine.host(), 0, &|| false).expect("a list");
     let home = outcomes(&trimmed).into_iter().find(|outcome| outcome.0 == "/home").expect("listed");
     assert_eq!(home.3, Some("trim not supported"));
     let gone = outcomes(&trimmed).into_iter().find(|outcome| outcome.0.starts_with("/srv/x")).expect("listed");
