@@ -24,7 +24,8 @@ impl Device {
     }
 
     /// All disks with something on them, virtual ones included, sorted by name. Partitions are not
-    /// among them, nor are drives without a medium and loop devices without a file.
+    /// among them, nor are disks without a length, as loop devices without a file, nor the single
+    /// paths to an NVMe disk that has several, which have no device node.
     ///
     /// # Errors
     /// Only when there is no directory to read.
@@ -33,7 +34,11 @@ impl Device {
         let device = |name: &OsString| {
             let name = name.to_str()?;
             let size = host.read_attribute(format!("/sys/block/{name}/size")).ok()?;
-            if size == "0" { None } else { Device::by_link(host, "/sys/block", name) }
+            let is_path = || host.read_attribute(format!("/sys/block/{name}/hidden")).is_ok_and(|hidden| hidden == "1");
+            if size == "0" || name.starts_with("nvme") && is_path() {
+                return None;
+            }
+            Device::by_link(host, "/sys/block", name)
         };
         Ok(names.iter().filter_map(device).collect())
     }
