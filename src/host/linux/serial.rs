@@ -89,7 +89,9 @@ impl<'h> Serials<'h> {
             let controller = parent(disk);
             let model = attribute(&format!("{controller}/model"))?;
             let serial = attribute(&format!("{controller}/serial"))?;
-            return Some(plain(&format!("{model}_{serial}")));
+            // Rules before systemd 252 left the namespace out.
+            let namespace = attribute(&format!("{disk}/nsid")).map(|id| format!("_{id}")).unwrap_or_default();
+            return Some(plain(&format!("{model}_{serial}{namespace}")));
         }
         let device = disk.rfind("/block/").map(|end| &disk[..end])?;
         if name.starts_with("mmcblk") {

@@ -89,7 +89,7 @@ fn a_virtio_disk_that_never_answers_has_no_serial() {
 }
 
 #[test]
-fn nvme_joins_model_and_serial_of_the_controller() {
+fn nvme_joins_model_and_serial_of_the_controller_and_the_namespace() {
     let machine = Machine::new(
         "/sys/block/nvme0n1 => ../devices/pci0000:00/0000:00:07.0/nvme/nvme0/nvme0n1\n\
          /sys/devices/pci0000:00/0000:00:07.0/nvme/nvme0/nvme0n1/nvme0n1p1/dev -> 259:1\n\
@@ -97,6 +97,8 @@ fn nvme_joins_model_and_serial_of_the_controller() {
          /sys/devices/pci0000:00/0000:00:07.0/nvme/nvme0/serial -> deadbeef            \n",
     );
     assert_eq!(serial(&machine, "nvme0n1p1").as_deref(), Some("QEMU_NVMe_Ctrl_deadbeef"));
+    machine.add("/sys/devices/pci0000:00/0000:00:07.0/nvme/nvme0/nvme0n1/nsid -> 3\n");
+    assert_eq!(serial(&machine, "nvme0n1p1").as_deref(), Some("QEMU_NVMe_Ctrl_deadbeef_3"));
 }
 
 #[test]
