@@ -192,11 +192,26 @@ fn trim_all(host: &Host, minimum: u64, should_stop: &dyn Fn() -> bool) -> Result
     Ok(Trimmed { paths: mounts.iter().rev().map(entry).collect() })
 }
 
-/// ext4 is trimmed in pieces of this size, so that somebody who has to wait for a trim that nobody
-/// wants any more waits for one piece and not for the whole disk. It is a multiple of the size of a block group, of which ext4 remembers
-/// whether it was trimmed whole. Others are trimmed at once: XFS would count a free extent twice
-/// that lies in two pieces, and btrfs trims what is in no chunk with each call.
-const EXT4_PIECE: u64 = 64 << 30;
+/// File systems are trimmed in pieces of about this size, so that somebody who has to wait for a
+/// trim that nobody wants any more waits for one piece and not for the whole disk. It is a multiple
+/// of the size of a block group of ext4, which remembers of each whether it was trimmed whole.
+const PIECE: u64 = 64 << 30;
+
+/// The size of pieces in which this file system can be trimmed.
+///
+/// For XFS it is a number of allocation groups: a free extent that lies in two pieces would be
+/// trimmed and counted twice. btrfs trims what is in no chunk with each call, of others we know too
+/// little: they are trimmed at once.
+fn piece(host: &Host, mount: &Mount, dir: &File) -> Option<u64> {
+    match mount.fs_type.as_str() {
+        "ext4" => Some(PIECE),
+        "xfs" => {
+            let group = host.kernel().xfs_group(dir.as_fd()).ok().filter(|&group| group > 0)?;
+            Some((PIECE / group).max(1).saturating_mul(group))
+        }
+        _ => None,
+    }
+}
 
 /// Trims one file system: how much, and the minimum that counted.
 fn trim(host: &Host, mount: &Mount, minimum: u64, should_stop: &dyn Fn() -> bool) -> std::result::Result<Trim, String> {
@@ -215,12 +230,14 @@ fn trim(host: &Host, mount: &Mount, minimum: u64, should_stop: &dyn Fn() -> bool
         return Err(NOT_SUPPORTED.to_owned());
     }
     let dir = open(host, &mount.point).map_err(|error| format!("failed to open: {}", os_reason(&error)))?;
-    let end = if mount.fs_type == "ext4" { size(host, &mount.point) } else { 0 };
+    let piece = piece(host, mount, &dir);
+    let end = if piece.is_some() { size(host, &mount.point) } else { 0 };
+    let piece = piece.unwrap_or(u64::MAX);
     let mut sum = Trim { start: 0, len: 0, minimum };
     let mut start = 0;
     loop {
-        let is_last = end.saturating_sub(start) <= EXT4_PIECE;
-        let len = if is_last { u64::MAX - start } else { EXT4_PIECE };
+        let is_last = end.saturating_sub(start) <= piece;
+        let len = if is_last { u64::MAX - start } else { piece };
         let done = host.kernel().trim(dir.as_fd(), Trim { start, len, minimum }).map_err(|e| failed_to_trim(&e))?;
         sum.len = sum.len.saturating_add(done.len);
         sum.minimum = done.minimum;
@@ -230,7 +247,7 @@ fn trim(host: &Host, mount: &Mount, minimum: u64, should_stop: &dyn Fn() -> bool
         if should_stop() {
             return Err(STOPPED.to_owned());
         }
-        start += EXT4_PIECE;
+        start += piece;
     }
 }
 

@@ -174,6 +174,11 @@ impl Kernel for FakeKernel {
         Ok(Trim { len: (range.len / 2).min(10 << 20), minimum: range.minimum.max(4096), ..range })
     }
 
+    /// 25 GiB, so that there are four of them.
+    fn xfs_group(&self, _: BorrowedFd<'_>) -> io::Result<u64> {
+        Ok(25 << 30)
+    }
+
     /// 100 GiB, of which 60 are free and 55 available.
     fn usage(&self, path: &Path) -> io::Result<Usage> {
         let path = path.display().to_string();

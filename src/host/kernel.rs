@@ -53,6 +53,10 @@ pub trait Kernel: Send + Sync {
     /// Tells the disk which of the file system's blocks hold nothing (`FITRIM`).
     fn trim(&self, dir: BorrowedFd<'_>, range: Trim) -> io::Result<Trim>;
 
+    /// How large the allocation groups of the XFS that `dir` lies on are, in bytes
+    /// (`XFS_IOC_FSGEOMETRY_V4`). No free extent reaches from one into the next.
+    fn xfs_group(&self, dir: BorrowedFd<'_>) -> io::Result<u64>;
+
     /// How full the file system at this path is (`statvfs`). May hang on a dead mount.
     fn usage(&self, path: &Path) -> io::Result<Usage>;
 
@@ -117,6 +121,8 @@ mod ioctl {
     nix::ioctl_readwrite!(fitrim, b'X', 121, [u64; 3]);
     // linux/loop.h: LOOP_GET_STATUS64
     nix::ioctl_read_bad!(loop_status, 0x4c05, super::LoopInfo);
+    // xfs/xfs_fs.h: _IOR('X', 124, struct xfs_fsop_geom_v4), 112 bytes everywhere
+    nix::ioctl_read!(xfs_geometry, b'X', 124, [u32; 28]);
     // linux/nvme_ioctl.h: _IOWR('N', 0x41, struct nvme_admin_cmd)
     nix::ioctl_readwrite!(nvme_admin, b'N', 0x41, super::NvmeCommand);
 }
@@ -233,6 +239,17 @@ impl Kernel for Linux {
         unsafe { ioctl::fitrim(dir.as_raw_fd(), &raw mut fields) }?;
         let [start, len, minimum] = fields;
         Ok(Trim { start, len, minimum })
+    }
+
+    fn xfs_group(&self, dir: BorrowedFd<'_>) -> io::Result<u64> {
+        use std::os::fd::AsRawFd;
+        let mut geometry = [0; 28];
+        // SAFETY: the descriptor is open for the length of the call and `geometry` has the size of
+        // `struct xfs_fsop_geom_v4`.
+        #[expect(unsafe_code, reason = "no safe wrapper")]
+        unsafe { ioctl::xfs_geometry(dir.as_raw_fd(), &raw mut geometry) }?;
+        let [block_size, _, blocks_of_a_group, ..] = geometry;
+        Ok(u64::from(block_size) * u64::from(blocks_of_a_group))
     }
 
     #[expect(clippy::useless_conversion, reason = "the fields are 32 bits wide elsewhere")]
