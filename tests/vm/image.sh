@@ -90,9 +90,14 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
 
 common=udev,kmod,procps,e2fsprogs,xfsprogs,socat
+# Tools for disks and links, in the systemd guest.
+tools=fdisk,btrfs-progs,dosfstools,dmsetup,mdadm,iproute2
 # What a test or a command may ask the guest to have, beyond what the boot itself needs.
 early="virtio_pci virtio_blk crc32c_generic ext4 xfs virtio_console vsock_loopback button"
 late="virtio_net virtio_scsi sd_mod ahci ata_piix nvme btrfs dm-mod loop vfat nls_ascii rtc_cmos"
+# The other buses and layers of disks and files, and what links can be made of.
+late="$late sym53c8xx megaraid_sas vmw_pvscsi sr_mod floppy xhci_pci usb_storage uas sdhci_pci
+    mmc_block raid1 dm-crypt dm-delay xts nls_cp437 overlay dummy 8021q bridge"
 
 bootstrap() { # name, packages
     say "debootstrap $suite: the $1 guest (a minute or two)"
@@ -142,7 +147,7 @@ pack() { # tree, image, size
     mke2fs -q -F -t ext4 -L "$(basename "$2" .img)" -d "$1" "$2"
 }
 
-bootstrap systemd "$common,systemd,systemd-sysv,dbus"
+bootstrap systemd "$common,$tools,systemd,systemd-sysv,dbus"
 furnish "$work/systemd"
 cp "$here/guest/shell.service" "$work/systemd/etc/systemd/system/test-shell.service"
 install -D -m 644 "$here/guest/udev-trigger.conf" \

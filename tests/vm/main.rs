@@ -6,20 +6,28 @@
 //! the C one; what that one is known not to do is then left out, and said so.
 //!
 //! The tests of the systemd guest share one boot and take turns (`shared`); each starts with a
-//! fresh agent, so any one of them can be run alone. Those that end the guest's life have their own.
+//! fresh agent, so any one of them can be run alone. So do those of disks, processors, memory and
+//! links, in a guest that has them all (`hardware`). Those that end the guest's life have their own.
 
 mod by_hand;
 mod database;
+mod disks;
 mod freeze;
+mod hardware;
 #[allow(dead_code, reason = "shared with the demo, which uses other parts of it")]
 mod harness;
 mod layouts;
+mod memory;
+mod network;
 mod other_guests;
 mod port;
 mod power;
+mod processors;
 mod script;
 mod services;
 mod shared;
 mod snapshot;
+mod stacks;
 mod suspend;
 mod sysv;
+mod trim;

@@ -5,11 +5,13 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::hardware;
 use crate::harness::guest::Guest;
 use crate::harness::machine::Init;
 use crate::harness::{SOON, image, subject};
 
 static SYSTEMD: Mutex<Option<Guest>> = Mutex::new(None);
+static HARDWARE: Mutex<Option<Guest>> = Mutex::new(None);
 
 /// The shared guest while one test has it.
 pub struct Lease(MutexGuard<'static, Option<Guest>>);
@@ -39,15 +41,24 @@ impl Drop for Lease {
 
 /// The shared guest with a newly started agent; `None` when this machine cannot have guests.
 pub fn systemd() -> Option<Lease> {
+    lease(&SYSTEMD, || Guest::boot(Init::Systemd))
+}
+
+/// The shared guest that has everything, with a newly started agent.
+pub fn hardware() -> Option<Lease> {
+    lease(&HARDWARE, hardware::boot)
+}
+
+fn lease(slot: &'static Mutex<Option<Guest>>, boot: fn() -> Guest) -> Option<Lease> {
     if !possible() {
         return None;
     }
     // A test that failed may have left anything: `refresh` finds out.
-    let mut slot = SYSTEMD.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
     let usable = slot.as_mut().is_some_and(refresh);
     if !usable {
         *slot = None;
-        let mut guest = Guest::boot(Init::Systemd);
+        let mut guest = boot();
         assert!(refresh(&mut guest), "the newly booted guest does not do as told");
         *slot = Some(guest);
     }

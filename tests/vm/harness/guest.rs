@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::agent::Agent;
-use super::machine::{AGENT_DEVICE, AGENT_PORT, Disk, Init, Machine, PORT_BUS};
+use super::machine::{AGENT_DEVICE, AGENT_PORT, Disk, Extra, Init, Machine, PORT_BUS};
 use super::qmp::Qmp;
 use super::shell::Shell;
 use super::{LATER, SOON, image, inject, subject, until};
@@ -26,8 +26,13 @@ pub struct Guest {
 impl Guest {
     /// A new guest with the agent installed, booted to its end.
     pub fn boot(init: Init) -> Self {
+        Self::boot_with(init, Extra::default())
+    }
+
+    /// The same, of a machine that has more.
+    pub fn boot_with(init: Init, extra: Extra) -> Self {
         let images = image::images().unwrap_or_else(|reason| panic!("no guest image: {reason}"));
-        let machine = prepare(images, init);
+        let machine = prepare(images, init, extra);
         let reaper = Reaper::watch(&machine);
         let (qemu, qmp, shell) = power_on(&machine);
         let mut guest = Self { qmp, shell, machine, qemu, _reaper: reaper };
@@ -123,6 +128,11 @@ impl Guest {
         bases
     }
 
+    /// The image of one of the machine's `Extra` disks.
+    pub fn extra_disk(&self, id: &str) -> PathBuf {
+        self.machine.extra_disk(id)
+    }
+
     pub fn console(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.machine.console()).unwrap_or_default()).into_owned()
     }
@@ -170,7 +180,7 @@ fn remove(machine: &Machine) {
 }
 
 /// Private copies of the images, with the agent in them.
-fn prepare(images: &Path, init: Init) -> Machine {
+fn prepare(images: &Path, init: Init, extra: Extra) -> Machine {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let name = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let dir = images.parent().expect("the cache").join("runs").join(&name);
@@ -201,7 +211,12 @@ fn prepare(images: &Path, init: Init) -> Machine {
         disks.push(disk("srv", copy("srv.img")));
         disks.push(disk("swap", copy("swap.img")));
     }
-    Machine { init, disks, kernel: images.join("vmlinuz"), initrd, dir, sockets }
+    let machine = Machine { init, extra, disks, kernel: images.join("vmlinuz"), initrd, dir, sockets };
+    for (id, length) in &machine.extra.disks {
+        let image = fs::File::create(machine.extra_disk(id)).expect("make a disk");
+        image.set_len(*length).expect("a sparse file");
+    }
+    machine
 }
 
 fn power_on(machine: &Machine) -> (Child, Qmp, Shell) {

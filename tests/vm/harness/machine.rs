@@ -24,8 +24,25 @@ pub struct Disk {
     pub format: &'static str,
 }
 
+/// What a machine has beyond the usual.
+pub struct Extra {
+    /// Processors and memory, as options of QEMU.
+    pub size: &'static str,
+    /// Empty disks, as QEMU's name and length in bytes; `devices` attaches them.
+    pub disks: Vec<(&'static str, u64)>,
+    /// Words of `-device`.
+    pub devices: Vec<&'static str>,
+}
+
+impl Default for Extra {
+    fn default() -> Self {
+        Self { size: "-m 384 -smp 1", disks: Vec::new(), devices: Vec::new() }
+    }
+}
+
 pub struct Machine {
     pub init: Init,
+    pub extra: Extra,
     pub disks: Vec<Disk>,
     /// Disks, logs and the process id.
     pub dir: PathBuf,
@@ -48,11 +65,17 @@ impl Machine {
         self.dir.join("qemu.pid")
     }
 
+    /// The image of one of the `Extra` disks.
+    pub fn extra_disk(&self, id: &str) -> PathBuf {
+        self.dir.join(format!("{id}.img"))
+    }
+
     /// Also across a restart, as a guest resumed from disk must find the machine it left.
     pub fn arguments(&self) -> Vec<String> {
         let mut line = Line::default();
         // Always emulated: a /dev/kvm may be there and not work.
-        line.words("-accel tcg,tb-size=256 -cpu Nehalem -machine pc -m 384 -smp 1");
+        line.words("-accel tcg,tb-size=256 -cpu Nehalem -machine pc");
+        line.words(self.extra.size);
         line.words("-nodefaults -no-user-config -display none");
         line.option("-pidfile", &self.pidfile());
         line.option("-kernel", &self.kernel);
@@ -63,10 +86,14 @@ impl Machine {
             _ => "console=ttyS0 quiet mitigations=off nokaslr test.root=/dev/vda resume=/dev/vdd",
         });
         for disk in &self.disks {
-            let (id, format, path) = (disk.id, disk.format, disk.path.display());
-            line.words("-drive");
-            line.word(&format!("if=none,id={id},format={format},cache=unsafe,discard=unmap,file={path}"));
-            line.words(&format!("-device virtio-blk-pci,drive={id}"));
+            line.drive(disk.id, disk.format, &disk.path);
+            line.words(&format!("-device virtio-blk-pci,drive={}", disk.id));
+        }
+        for (id, _) in &self.extra.disks {
+            line.drive(id, "raw", &self.extra_disk(id));
+        }
+        for device in &self.extra.devices {
+            line.words(&format!("-device {device}"));
         }
         // First UART: the console. Second: the agent by isa-serial, as /dev/ttyS1.
         line.word("-chardev");
@@ -107,6 +134,12 @@ impl Line {
 
     fn words(&mut self, words: &str) {
         self.0.extend(words.split(' ').map(str::to_owned));
+    }
+
+    fn drive(&mut self, id: &str, format: &str, path: &Path) {
+        self.words("-drive");
+        let path = path.display();
+        self.word(&format!("if=none,id={id},format={format},cache=unsafe,discard=unmap,file={path}"));
     }
 
     fn option(&mut self, name: &str, path: &Path) {
