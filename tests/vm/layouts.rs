@@ -18,8 +18,9 @@ fn freeze_tests() -> PathBuf {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let messages = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let ours = |message: &Value| message["target"]["name"] == "freeze" && message["profile"]["test"] == true;
     let program = |message: Value| message["executable"].as_str().map(PathBuf::from);
-    messages.filter_map(program).next_back().expect("a test program")
+    messages.filter(ours).filter_map(program).next_back().expect("a test program")
 }
 
 /// A disk with one file on it.
