@@ -147,7 +147,8 @@ pack() { # tree, image, size
     mke2fs -q -F -t ext4 -L "$(basename "$2" .img)" -d "$1" "$2"
 }
 
-bootstrap systemd "$common,$tools,systemd,systemd-sysv,dbus"
+# People who log in: sessions of logind, and keys that a real sshd takes.
+bootstrap systemd "$common,$tools,systemd,systemd-sysv,dbus,libpam-systemd,openssh-server"
 furnish "$work/systemd"
 cp "$here/guest/shell.service" "$work/systemd/etc/systemd/system/test-shell.service"
 install -D -m 644 "$here/guest/udev-trigger.conf" \
@@ -155,6 +156,8 @@ install -D -m 644 "$here/guest/udev-trigger.conf" \
 chroot "$work/systemd" systemctl -q enable test-shell.service
 # shellcheck disable=SC2046  # one unit a word
 chroot "$work/systemd" systemctl -q mask $(grep -v '^#' "$here/guest/masked-units")
+# Started by the tests that need it.
+chroot "$work/systemd" systemctl -q disable ssh.service
 chroot "$work/systemd" systemctl -q set-default multi-user.target
 pack "$work/systemd" "$work/systemd.img" 1G
 

@@ -12,6 +12,7 @@
 mod by_hand;
 mod database;
 mod disks;
+mod clock;
 mod freeze;
 mod hardware;
 #[allow(dead_code, reason = "shared with the demo, which uses other parts of it")]
@@ -19,7 +20,14 @@ mod harness;
 mod layouts;
 mod memory;
 mod network;
+mod identity;
+mod inventory;
+mod keys;
+#[path = "../support/libvirt_rules.rs"]
+mod libvirt_rules;
 mod other_guests;
+mod password;
+mod people;
 mod port;
 mod power;
 mod processors;
@@ -31,3 +39,4 @@ mod stacks;
 mod suspend;
 mod sysv;
 mod trim;
+mod users;

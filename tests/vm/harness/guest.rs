@@ -13,6 +13,7 @@ use super::agent::Agent;
 use super::machine::{AGENT_DEVICE, AGENT_PORT, Disk, Extra, Init, Machine, PORT_BUS};
 use super::qmp::Qmp;
 use super::shell::Shell;
+use super::terminal::Terminal;
 use super::{LATER, SOON, image, inject, subject, until};
 
 pub struct Guest {
@@ -63,6 +64,11 @@ impl Guest {
     /// The host side of /dev/ttyS1.
     pub fn serial(&self) -> Agent {
         Agent::connect(&self.machine.socket("serial"))
+    }
+
+    /// The same line, for a person at it.
+    pub fn terminal(&self) -> Terminal {
+        Terminal::connect(&self.machine.socket("serial"))
     }
 
     /// The host side of a port made with `plug_spare`.

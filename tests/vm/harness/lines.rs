@@ -40,6 +40,14 @@ impl Lines {
         }
     }
 
+    /// Whatever came, of any length.
+    pub fn some(&mut self, limit: Duration) -> Result<Vec<u8>, Silence> {
+        if self.pending.is_empty() {
+            self.fill(Instant::now() + limit)?;
+        }
+        Ok(std::mem::take(&mut self.pending))
+    }
+
     fn fill(&mut self, deadline: Instant) -> Result<(), Silence> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {

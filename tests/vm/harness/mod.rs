@@ -17,6 +17,7 @@ pub mod machine;
 pub mod qmp;
 pub mod shell;
 pub mod subject;
+pub mod terminal;
 
 /// For anything that a healthy guest does in a second or two.
 pub const SOON: Duration = Duration::from_secs(120);

@@ -1,0 +1,112 @@
+//! `guest-get-users`: people who really logged in, on a console and over the network.
+
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::harness::agent::Agent;
+use crate::harness::guest::Guest;
+use crate::harness::shell::Shell;
+use crate::{people, shared};
+
+const NONE: &Value = &Value::Null;
+
+/// Names and login times in microseconds, by name.
+fn users(agent: &mut Agent) -> Vec<(String, u64)> {
+    let reply = agent.get("guest-get-users", NONE);
+    let users = reply.as_array().expect("an array").iter().map(|user| {
+        assert_eq!(user.as_object().map(|members| members.len()), Some(2), "no domain on Linux: {user}");
+        let seconds = user["login-time"].as_f64().expect("a number");
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "of this century")]
+        let micros = (seconds * 1e6).round() as u64;
+        (user["user"].as_str().expect("a name").to_owned(), micros)
+    });
+    let mut users: Vec<_> = users.collect();
+    users.sort();
+    users
+}
+
+/// What logind knows of the sessions of a user: when each began, the oldest first.
+fn sessions(shell: &mut Shell, user: &str) -> Vec<u64> {
+    let script = format!(
+        "for id in $(loginctl list-sessions --no-legend | awk '$3 == \"{user}\" {{ print $1 }}'); do \
+         path=$(busctl call org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager GetSession s $id); \
+         path=${{path#o \\\"}}; busctl get-property org.freedesktop.login1 ${{path%\\\"}} org.freedesktop.login1.Session Timestamp; \
+         done | awk '{{ print $2 }}' | sort -n"
+    );
+    shell.ok(&script).lines().map(|line| line.parse().expect("microseconds")).collect()
+}
+
+/// When the entries of a user in utmp were written.
+fn entries(shell: &mut Shell, user: &str) -> Vec<u64> {
+    let script = format!(
+        "utmpdump /run/utmp 2>/dev/null | grep '^\\[7\\].*\\[{user} ' | \
+         sed 's/.*\\[\\([^]]*\\)\\]$/\\1/; s/,/./' | while read -r date; do date -d \"$date\" +%s%6N; done"
+    );
+    shell.ok(&script).lines().map(|line| line.parse().expect("microseconds")).collect()
+}
+
+fn wait_sessions(guest: &mut Guest, count: usize) {
+    let counted = format!("test $(loginctl list-sessions --no-legend | wc -l) = {count}");
+    guest.shell.until(&format!("logind has {count} sessions"), &counted);
+}
+
+#[test]
+fn users_on_a_console_and_over_the_network() {
+    let Some(mut guest) = shared::systemd() else { return };
+    let mut agent = guest.agent();
+    for user in ["ann", "bob"] {
+        people::make(&mut guest, user);
+    }
+    assert_eq!(users(&mut agent), [], "nobody");
+
+    people::set_password(&mut agent, "ann", "first secret", false).expect("set");
+    let mut console = people::console(&mut guest);
+    // The getty's own entry in utmp is nobody's.
+    console.expect(&["login: "]);
+    assert_eq!(users(&mut agent), []);
+    console.enter("");
+    assert!(!console.log_in("ann", "another secret"));
+    assert!(console.log_in("ann", "first secret"));
+    console.enter("tty");
+    console.expect(&["/dev/ttyS1"]);
+    let on_console = *sessions(&mut guest.shell, "ann").first().expect("a session");
+    let in_utmp = *entries(&mut guest.shell, "ann").first().expect("an entry");
+    assert_eq!(users(&mut agent), [("ann".to_owned(), on_console.min(in_utmp))]);
+
+    // The same user once more, in two ways, and another one: only with a terminal does sshd write utmp.
+    let key = people::key(&mut guest);
+    for user in ["ann", "bob"] {
+        agent.get("guest-ssh-add-authorized-keys", &people::keys(user, &[&key]));
+    }
+    people::ssh_session(&mut guest, "ann", true);
+    people::ssh_session(&mut guest, "bob", false);
+    assert_eq!(entries(&mut guest.shell, "ann").len(), 2);
+    assert!(entries(&mut guest.shell, "bob").is_empty());
+    let [_, by_ssh] = sessions(&mut guest.shell, "ann")[..] else { panic!("two sessions of ann") };
+    let [bob] = sessions(&mut guest.shell, "bob")[..] else { panic!("one session of bob") };
+    let all = [("ann".to_owned(), on_console.min(in_utmp)), ("bob".to_owned(), bob)];
+    assert_eq!(users(&mut agent), all, "each once, with the oldest login");
+
+    // As on distributions without utmp: nobody is missed.
+    guest.shell.ok("mv /run/utmp /run/utmp.away");
+    assert_eq!(users(&mut agent), [("ann".to_owned(), on_console), ("bob".to_owned(), bob)]);
+    guest.shell.ok("mv /run/utmp.away /run/utmp");
+
+    // Without logind there is utmp, and nobody waits for long.
+    guest.shell.ok("kill -STOP $(pidof systemd-logind)");
+    let asked = Instant::now();
+    assert_eq!(users(&mut agent), [("ann".to_owned(), in_utmp)]);
+    assert!(asked.elapsed().as_secs() < 5, "a stuck logind takes {:?}", asked.elapsed());
+    guest.shell.ok("kill -CONT $(pidof systemd-logind)");
+
+    console.enter("exit");
+    console.expect(&["login: "]);
+    wait_sessions(&mut guest, 2);
+    let of_ann = users(&mut agent)[0].1;
+    assert!(of_ann == by_ssh || entries(&mut guest.shell, "ann").contains(&of_ann) && of_ann > in_utmp);
+    guest.shell.ok("pkill -KILL -x sleep -u ann,bob");
+    wait_sessions(&mut guest, 0);
+    assert_eq!(users(&mut agent), []);
+    people::leave_console(&mut guest);
+}
