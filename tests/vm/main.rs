@@ -40,3 +40,4 @@ mod suspend;
 mod sysv;
 mod trim;
 mod users;
+mod virsh;

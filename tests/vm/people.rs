@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::agent::Agent;
 use crate::harness::guest::Guest;
-use crate::harness::shell::{Output, base64};
+use crate::harness::shell::{Output, Shell, base64};
 use crate::harness::terminal::Terminal;
 
 /// A key pair, and ssh with it. The host key is as new as the guest.
@@ -19,8 +19,12 @@ fn number(user: &str) -> u32 {
 
 /// A user with a home directory and no password, as at the first time.
 pub fn make(guest: &mut Guest, user: &str) {
+    make_in(&mut guest.shell, user);
+}
+
+pub fn make_in(shell: &mut Shell, user: &str) {
     let id = number(user);
-    guest.shell.ok(&format!(
+    shell.ok(&format!(
         "mkdir -p /run/people; test -e {KEY} || ssh-keygen -q -t ed25519 -N '' -C tester -f {KEY}; \
          loginctl terminate-user {user} 2>/dev/null; pkill -KILL -u {user}; userdel -rf {user} 2>/dev/null; \
          groupadd -g {id} {user} && useradd -m -u {id} -g {id} -s /bin/sh {user}"
@@ -65,8 +69,12 @@ pub fn ssh_session(guest: &mut Guest, user: &str, with_terminal: bool) {
 
 /// Whether PAM lets `user` in with this password. Asked by nobody, since root needs none.
 pub fn su(guest: &mut Guest, user: &str, password: &str) -> bool {
+    su_in(&mut guest.shell, user, password)
+}
+
+pub fn su_in(shell: &mut Shell, user: &str, password: &str) -> bool {
     let become_nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups";
-    let output = guest.shell.run(&format!("printf '%s\\n' '{password}' | {become_nobody} su {user} -c 'id -un'"));
+    let output = shell.run(&format!("printf '%s\\n' '{password}' | {become_nobody} su {user} -c 'id -un'"));
     let is_in = output.text.ends_with(user);
     assert_eq!(output.status == 0, is_in, "{}", output.text);
     is_in

@@ -90,7 +90,7 @@ pub fn known_of_stock(what: &str) -> bool {
 }
 
 /// Not by `eprintln!`, which the test runner swallows when the test passes.
-fn skipped(reason: &str) {
+pub fn skipped(reason: &str) {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("a test");
     let _ = writeln!(io::stderr(), "SKIPPED {name}: {reason}");

@@ -189,18 +189,25 @@ fn remove(machine: &Machine) {
 fn prepare(images: &Path, init: Init, extra: Extra) -> Machine {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let name = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+fn prepare(images: &Path, init: Init) -> Machine {
+    let name = unique_name();
     let dir = images.parent().expect("the cache").join("runs").join(&name);
     let sockets = PathBuf::from("/tmp").join(format!("qga-vm-{name}"));
+    furnish(images, init, dir, sockets)
+}
+
+/// Different for each guest of each process.
+pub(super) fn unique_name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Disks and logs go to `dir`.
+pub(super) fn furnish(images: &Path, init: Init, dir: PathBuf, sockets: PathBuf) -> Machine {
     for directory in [&dir, &sockets] {
         fs::create_dir_all(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
     }
-    let copy = |name: &str| {
-        let to = dir.join(name);
-        let status =
-            Command::new("cp").args(["--sparse=always", "--reflink=auto"]).args([&images.join(name), &to]).status();
-        assert!(status.is_ok_and(|status| status.success()), "cannot copy {name}");
-        to
-    };
+    let copy = |name: &str| copy_into(&dir, &images.join(name));
     let subject = subject::under_test();
     let (mut disks, mut initrd) = (Vec::new(), images.join("initrd"));
     if init == Init::Busybox {
@@ -223,6 +230,14 @@ fn prepare(images: &Path, init: Init, extra: Extra) -> Machine {
         image.set_len(*length).expect("a sparse file");
     }
     machine
+}
+
+/// A copy of a sparse file, under the same name.
+pub(super) fn copy_into(dir: &Path, file: &Path) -> PathBuf {
+    let to = dir.join(file.file_name().expect("a file"));
+    let status = Command::new("cp").args(["--sparse=always", "--reflink=auto"]).args([file, &to]).status();
+    assert!(status.is_ok_and(|status| status.success()), "cannot copy {}", file.display());
+    to
 }
 
 fn power_on(machine: &Machine) -> (Child, Qmp, Shell) {
@@ -252,16 +267,18 @@ fn power_on(machine: &Machine) -> (Child, Qmp, Shell) {
 
 /// Kills QEMU and removes its files when this process is gone, however it went: it waits for the
 /// end of a pipe that only this process holds open. A `Guest` in a static is never dropped.
-struct Reaper(Child);
+pub(super) struct Reaper(Child);
 
 impl Reaper {
-    fn watch(machine: &Machine) -> Self {
+    /// Everything that has its process id in a `.pid` file in the machine's directory is killed.
+    pub(super) fn watch(machine: &Machine) -> Self {
         let keep = std::env::var_os("QGA_VM_KEEP").is_some();
         let script = "trap '' INT TERM HUP; cat >/dev/null; \
-                      kill -KILL \"$(cat \"$1\")\"; rm -rf \"$2\"; [ -z \"$3\" ] || rm -rf \"$3\"";
+                      for pid in \"$1\"/*.pid; do kill -KILL \"$(cat \"$pid\")\"; done; rm -rf \"$2\"; \
+                      [ -z \"$3\" ] || rm -rf \"$3\"";
         let child = Command::new("sh")
             .args(["-c", script, "reaper"])
-            .args([machine.pidfile(), machine.sockets.clone()])
+            .args([&machine.dir, &machine.sockets])
             .arg(if keep { Path::new("") } else { &machine.dir })
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

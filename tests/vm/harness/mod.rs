@@ -9,6 +9,7 @@
 use std::time::{Duration, Instant};
 
 pub mod agent;
+pub mod domain;
 pub mod guest;
 pub mod image;
 pub mod inject;
