@@ -68,7 +68,12 @@ fn act(user: &str, action: Action) -> Result<Vec<String>> {
 }
 
 /// A key is one line that sshd reads as one.
+///
+/// Behind the last one there may be empty ones: `virsh set-user-sshkeys` makes one of the newline
+/// at the end of its file.
 fn checked(keys: &[&str]) -> Result<Vec<String>> {
+    let last = keys.iter().rposition(|key| !key.is_empty());
+    let keys = last.map_or(keys, |last| &keys[..=last]);
     let is_key = |key: &str| {
         let text = key.trim();
         !text.is_empty() && !text.starts_with('#') && !key.contains(['\n', '\r', '\0'])
@@ -89,12 +94,26 @@ mod tests {
     #[test]
     fn bad_keys_are_refused_before_anything_is_done() {
         let agent = testing::agent(Host::real(), testing::config());
-        for key in ["", " ", "#x", " # x", "a\nb", "a\r", "a\0b"] {
+        for key in [" ", "#x", " # x", "a\nb", "a\r", "a\0b"] {
             for command in ["guest-ssh-add-authorized-keys", "guest-ssh-remove-authorized-keys"] {
                 let args = json!({"username": "nosuchuser-zz", "keys": ["ssh-rsa AAAA", key]});
                 let expected = format!("invalid OpenSSH public key: '{key}'");
                 assert_eq!(call(&agent, command, args), Err(expected));
             }
         }
+        for keys in [&[""][..], &["", ""], &["", "ssh-rsa AAAA"], &["ssh-rsa AAAA", "", "ssh-rsa BBBB"]] {
+            let args = json!({"username": "nosuchuser-zz", "keys": keys});
+            let error = call(&agent, "guest-ssh-add-authorized-keys", args);
+            assert_eq!(error, Err("invalid OpenSSH public key: ''".to_owned()), "{keys:?}");
+        }
+    }
+
+    #[test]
+    fn virsh_sends_an_empty_key_for_the_end_of_its_file() {
+        assert_eq!(
+            super::checked(&["ssh-rsa AAAA", "ssh-rsa BBBB", ""]),
+            Ok(vec!["ssh-rsa AAAA".into(), "ssh-rsa BBBB".into()])
+        );
+        assert_eq!(super::checked(&[]), Ok(Vec::new()), "to reset only");
     }
 }

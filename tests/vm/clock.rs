@@ -74,7 +74,9 @@ fn both_clocks_are_set_and_read() {
     }
     assert_just_after("after wrong times", date(&mut guest) / SECOND, LEAP_DAY / SECOND);
 
-    guest.shell.ok("rm -f /etc/adjtime; mv /run/localtime /etc/localtime; test ! -e /run/adjtime || mv /run/adjtime /etc/adjtime");
+    guest.shell.ok(
+        "rm -f /etc/adjtime; mv /run/localtime /etc/localtime; test ! -e /run/adjtime || mv /run/adjtime /etc/adjtime",
+    );
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     set(&mut agent, &mut guest, i64::try_from(now.as_nanos()).expect("before 2262"));
 }

@@ -39,8 +39,12 @@ fn sshd_lets_in_whoever_has_an_authorized_key() {
     }
     assert_eq!(guest.shell.ok("cat /home/ann/.ssh/authorized_keys; echo ."), format!("{FOREIGN}\n{key}\n."));
     let listed = agent.get(GET, &json!({"username": "ann"}));
-    let expected =
-        ["ssh-ed25519 AAAAforeign one@x", "command=\"/bin/true\",no-pty ssh-rsa AAAAforced two@x", "ssh-rsa AAAAlast three@x", &key];
+    let expected = [
+        "ssh-ed25519 AAAAforeign one@x",
+        "command=\"/bin/true\",no-pty ssh-rsa AAAAforced two@x",
+        "ssh-rsa AAAAlast three@x",
+        &key,
+    ];
     assert_eq!(listed, json!({"keys": expected}));
     assert_eq!(people::ssh(&mut guest, "ann", "id -un").text, "ann");
     agent.get(REMOVE, &keys("ann", &[&key]));
@@ -55,7 +59,9 @@ fn sshd_lets_in_whoever_has_an_authorized_key() {
     assert_eq!(people::ssh(&mut guest, "ann", "cat .ssh/authorized_keys").text, key, "the others are gone");
 
     // Not out of the home: root's file would be another user's to read and to replace.
-    guest.shell.ok("rm -r /home/ann/.ssh; mkdir -p /run/elsewhere; chown ann /run/elsewhere; ln -s /run/elsewhere /home/ann/.ssh");
+    guest.shell.ok(
+        "rm -r /home/ann/.ssh; mkdir -p /run/elsewhere; chown ann /run/elsewhere; ln -s /run/elsewhere /home/ann/.ssh",
+    );
     agent.refused(ADD, &keys("ann", &[&key]));
     guest.shell.ok("! test -e /run/elsewhere/authorized_keys && rm -r /run/elsewhere");
     let nobody = agent.refused(ADD, &keys("nosuchuser", &[&key]));

@@ -30,7 +30,9 @@ fn a_new_password_lets_its_user_in_and_is_in_no_log() {
     assert!(unknown.contains("set user password") && unknown.contains("nosuchuser"), "{unknown}");
     let broken = set_password(&mut agent, "ann", "Indigo 99\nroot:x", false).expect_err("two lines");
     assert_eq!(broken, "forbidden characters in raw password");
-    guest.shell.ok("cp /etc/pam.d/chpasswd /run/chpasswd.pam; echo 'password requisite pam_deny.so' >/etc/pam.d/chpasswd");
+    guest
+        .shell
+        .ok("cp /etc/pam.d/chpasswd /run/chpasswd.pam; echo 'password requisite pam_deny.so' >/etc/pam.d/chpasswd");
     let denied = set_password(&mut agent, "ann", "Indigo 99", false).expect_err("PAM said no");
     guest.shell.ok("cp /run/chpasswd.pam /etc/pam.d/chpasswd");
     assert!(denied.contains("ann") && denied.contains("password not changed"), "{denied}");

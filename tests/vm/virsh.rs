@@ -66,7 +66,10 @@ fn inventory(domain: &mut Domain) {
 
     // The last column is libvirt's: it found the disk by the address that the agent gave.
     let said = domain.ok("domfsinfo");
-    assert_eq!(rows(&said), [["/", "vda", "ext4", "vda"], ["/home", "vdb", "ext4", "vdb"], ["/srv", "vdc", "xfs", "vdc"]]);
+    assert_eq!(
+        rows(&said),
+        [["/", "vda", "ext4", "vda"], ["/home", "vdb", "ext4", "vdb"], ["/srv", "vdc", "xfs", "vdc"]]
+    );
 
     let said = domain.ok("guestinfo");
     assert_eq!(field(&said, "hostname"), "guest");
@@ -141,7 +144,7 @@ fn processors(domain: &mut Domain) {
     assert_eq!(domain.shell.ok(online), "0-1");
     let said = domain.ok("guestvcpus");
     assert_eq!((field_of_two(&said, "online"), field_of_two(&said, "offlinable")), ("0-1", "1"), "{said}");
-    domain.ok("setguestvcpu 1 --disable");
+    domain.ok("guestvcpus --disable --cpulist 1");
     assert_eq!(domain.shell.ok(online), "0");
     domain.ok("guestvcpus --enable --cpulist 1");
     assert_eq!(domain.shell.ok(online), "0-1");
