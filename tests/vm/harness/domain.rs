@@ -186,7 +186,7 @@ fn unprivileged(dir: &Path, program: &str) -> Command {
 /// Whether it succeeded, and what it printed.
 fn virsh(uri: &str, machine: &Machine, words: &[&str]) -> (bool, String) {
     let mut command = unprivileged(&machine.dir, "virsh");
-    command.args(["-q", "-c", uri]).args(words).stdin(Stdio::null());
+    command.args(["-c", uri]).args(words).stdin(Stdio::null());
     let output = command.output().expect("run virsh");
     let text = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&text).trim().to_owned())
