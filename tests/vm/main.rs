@@ -25,6 +25,7 @@ mod inventory;
 mod keys;
 #[path = "../support/libvirt_rules.rs"]
 mod libvirt_rules;
+mod logind;
 mod other_guests;
 mod password;
 mod people;

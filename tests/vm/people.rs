@@ -88,6 +88,14 @@ pub fn console(guest: &mut Guest) -> Terminal {
     guest.terminal()
 }
 
+/// The same under sysvinit: whoever started a getty notes in utmp that its session is over.
+pub fn console_of_init(guest: &mut Guest) -> Terminal {
+    guest.shell.ok(
+        "echo 'T1:2345:respawn:/sbin/agetty --noclear --keep-baud ttyS1 115200,9600 vt100' >>/etc/inittab; telinit q",
+    );
+    guest.terminal()
+}
+
 pub fn leave_console(guest: &mut Guest) {
     guest.shell.ok("systemctl stop console");
 }

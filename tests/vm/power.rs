@@ -1,11 +1,13 @@
-//! `guest-shutdown` in its three modes, as the host sees them.
+//! `guest-shutdown` in its three modes, as the host and logind see them.
+
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::harness::guest::Guest;
 use crate::harness::machine::Init;
-use crate::harness::{LATER, SOON, until};
-use crate::{script, shared};
+use crate::harness::{LATER, SOON, lines::Silence, subject, until};
+use crate::{logind, script, shared};
 
 fn boot_id(guest: &mut Guest) -> String {
     guest.shell.ok("cat /proc/sys/kernel/random/boot_id")
@@ -33,11 +35,19 @@ fn reboot_halt_and_powerdown() {
     assert_eq!(refusal.class, "GenericError", "{}", refusal.text);
     let first = boot_id(&mut guest);
 
+    // Somebody is logged in and a program asks not to be disturbed: neither is a reason for root.
+    guest.shell.ok("systemd-inhibit --what=shutdown --mode=block --who=test --why=test sleep 1000 >/dev/null 2>&1 &");
+    guest.shell.until("it is known to logind", "systemd-inhibit --list --no-legend | grep -q test");
+    logind::listen(&mut guest);
     agent.post("guest-shutdown", &json!({"mode": "reboot"}));
     let event = guest.qmp.wait("RESET", LATER);
     assert_eq!(event["data"]["guest"], true);
+    assert_eq!(agent.line(Duration::ZERO), Err(Silence::Late), "success is not answered");
     guest.wait_booted();
     assert_ne!(boot_id(&mut guest), first);
+    if !subject::under_test().stock {
+        logind::assert_asked(&mut guest, &["Reboot"]);
+    }
     agent.sync(LATER);
     script::greet(&mut agent);
 
@@ -51,6 +61,7 @@ fn reboot_halt_and_powerdown() {
     // The mode most clients use, by leaving it out.
     agent.post("guest-shutdown", &Value::Null);
     let event = guest.qmp.wait("SHUTDOWN", LATER);
+    assert!(agent.line(Duration::from_secs(1)).is_err(), "success is not answered");
     assert_eq!(event["data"], json!({"guest": true, "reason": "guest-shutdown"}));
     guest.wait_ended();
 }

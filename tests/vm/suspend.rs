@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::harness::guest::Guest;
-use crate::harness::{LATER, SOON};
-use crate::shared;
+use crate::harness::{LATER, SOON, subject};
+use crate::{logind, shared};
 
 const NONE: &Value = &Value::Null;
 
@@ -35,7 +35,10 @@ fn check_awake(guest: &mut Guest, before: &str, handle: &Value, agent: &mut crat
 #[test]
 fn to_memory_and_both() {
     let Some(mut guest) = shared::systemd() else { return };
-    for command in ["guest-suspend-ram", "guest-suspend-hybrid"] {
+    let commands =
+        [("guest-suspend-ram", ["CanSuspend", "Suspend"]), ("guest-suspend-hybrid", ["CanHybridSleep", "HybridSleep"])];
+    for (command, methods) in commands {
+        logind::listen(&mut guest);
         let before = identity(&mut guest);
         let mut agent = guest.agent();
         agent.sync(SOON);
@@ -45,6 +48,9 @@ fn to_memory_and_both() {
         guest.qmp.wait("SUSPEND", LATER);
         wake(&mut guest);
         check_awake(&mut guest, &before, &handle, &mut agent);
+        if !subject::under_test().stock {
+            logind::assert_asked(&mut guest, &methods);
+        }
         guest.shell.until("systemd is done with it", "! systemctl list-jobs --no-legend | grep -q .");
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::harness::guest::Guest;
 use crate::harness::machine::Init;
 use crate::harness::{LATER, SOON, subject};
-use crate::{script, shared};
+use crate::{script, shared, users};
 
 const NONE: &Value = &Value::Null;
 
@@ -63,6 +63,8 @@ fn the_session_under_sysvinit() {
     guest.shell.until("touch blocks", &format!("grep -q '^State:.D' /proc/{pid}/status"));
     assert_eq!(agent.get("guest-fsfreeze-thaw", NONE), frozen);
     guest.shell.until("touch finishes", &format!("! test -e /proc/{pid} && test -e /home/foo"));
+
+    users::known_by_utmp(&mut guest, &mut agent);
 
     // No systemd to ask: the kernel itself.
     agent.post("guest-suspend-ram", NONE);

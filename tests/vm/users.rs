@@ -51,6 +51,23 @@ fn wait_sessions(guest: &mut Guest, count: usize) {
     guest.shell.until(&format!("logind has {count} sessions"), &counted);
 }
 
+/// A guest without logind: what the login program wrote.
+pub fn known_by_utmp(guest: &mut Guest, agent: &mut Agent) {
+    guest.shell.ok("test -e /run/utmp && groupadd carol && useradd -m -g carol -s /bin/sh carol");
+    assert_eq!(users(agent), [], "the runlevel's record is nobody's");
+    people::set_password(agent, "carol", "first secret", false).expect("set");
+    let mut console = people::console_of_init(guest);
+    assert!(console.log_in("carol", "first secret"));
+    console.enter("tty");
+    console.expect(&["/dev/ttyS1"]);
+    let since = *entries(&mut guest.shell, "carol").first().expect("an entry");
+    assert_eq!(users(agent), [("carol".to_owned(), since)]);
+    console.enter("exit");
+    guest.shell.until("she has left", "! pgrep -u carol");
+    guest.shell.until("init has noted it", "! utmpdump /run/utmp 2>/dev/null | grep -q '^\\[7\\]'");
+    assert_eq!(users(agent), []);
+}
+
 #[test]
 fn users_on_a_console_and_over_the_network() {
     let Some(mut guest) = shared::systemd() else { return };
