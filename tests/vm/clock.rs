@@ -21,10 +21,12 @@ fn date(guest: &mut Guest) -> i64 {
     number(&guest.shell.ok("date +%s%N"))
 }
 
-/// What the hardware clock shows as UTC, as the kernel reads it, and what hwclock makes of it.
-fn hardware(guest: &mut Guest) -> (i64, i64) {
+/// What the hardware clock shows as UTC, as the kernel reads it, and what hwclock makes of it, which
+/// not every guest has.
+fn hardware(guest: &mut Guest) -> (i64, Option<i64>) {
     let shown = number(&guest.shell.ok("cat /sys/class/rtc/rtc0/since_epoch"));
-    (shown, number(&guest.shell.ok("date -d \"$(hwclock -r)\" +%s")))
+    let understood = guest.shell.run("time=$(hwclock -r) && date -d \"$time\" +%s");
+    (shown, (understood.status != 127).then(|| number(&understood.text)))
 }
 
 /// A clock that was just set may be late by what a slow guest takes, and never early but for the
@@ -59,7 +61,9 @@ fn both_clocks_are_set_and_read() {
         set(&mut agent, &mut guest, LEAP_DAY);
         let (shown, understood) = hardware(&mut guest);
         assert_just_after(&format!("hardware clock, {zone} {mode}"), shown, LEAP_DAY / SECOND + east);
-        assert_just_after(&format!("hwclock, {zone} {mode}"), understood, LEAP_DAY / SECOND);
+        if let Some(understood) = understood {
+            assert_just_after(&format!("hwclock, {zone} {mode}"), understood, LEAP_DAY / SECOND);
+        }
 
         // As after a restored snapshot: only the hardware clock knows.
         guest.shell.ok("date -s @1000000000");
