@@ -96,11 +96,14 @@ impl Mode {
         let mut programs = match self {
             // SysV's `halt` does what /etc/default/halt says, which is to switch off; its
             // `shutdown -H` halts.
-            Mode::Halt => vec![shutdown, own, openrc, busybox],
-            Mode::PowerDown | Mode::Reboot => vec![own, shutdown, openrc, busybox],
+            Mode::Halt => vec![shutdown, own],
+            Mode::PowerDown | Mode::Reboot => vec![own, shutdown],
         };
         if host.exists(SYSTEMD) {
             programs.insert(0, systemctl);
+        } else {
+            // These send init a signal and are content; systemd takes it for something else.
+            programs.extend([openrc, busybox]);
         }
         programs
     }
@@ -115,10 +118,14 @@ fn shutdown(cx: &Ctx<'_>, args: Shutdown<'_>) -> Result<Empty> {
 }
 
 fn shut_down(host: &Host, mode: Mode) -> Result<()> {
+    let mut refusal = None;
     if let Some(logind) = Logind::find(host) {
         match logind.act(mode.action()) {
             Ok(()) => return Ok(()),
-            Err(failure) => tracing::warn!("{failure}; trying the programs of the init system"),
+            Err(failure) => {
+                tracing::warn!("{failure}; trying the programs of the init system");
+                refusal = matches!(failure, Failure::Refused(_)).then(|| Error::new(failure.to_string()));
+            }
         }
     }
     let mut failed = None;
@@ -134,7 +141,9 @@ fn shut_down(host: &Host, mode: Mode) -> Result<()> {
             }
         }
     }
-    Err(failed.unwrap_or_else(|| {
+    // Since systemd 257 a program of the guest may forbid it even to root: logind says that, the
+    // programs only that they have failed.
+    Err(refusal.or(failed).unwrap_or_else(|| {
         let program = mode.word();
         let text = format!("child process has failed to shutdown: failed to exec '{program}': ");
         Error::new(text + "No such file or directory")

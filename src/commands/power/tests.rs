@@ -113,6 +113,15 @@ fn only_shutdown() {
     assert_eq!(guest.calls(), expected);
 }
 
+/// It would send systemd a signal that means something else, and say that all is well.
+#[test]
+fn busybox_is_not_asked_where_systemd_is_init() {
+    let guest = Guest::new().systemd().program("systemctl", 1).program("busybox", 0);
+    let error = guest.shut_down(Mode::Reboot).expect_err("nobody does it");
+    assert_eq!(error, "child process has failed to shutdown: systemctl cannot\n");
+    assert_eq!(guest.calls(), ["systemctl reboot"]);
+}
+
 #[test]
 fn openrc_and_busybox_without_links() {
     let guest = Guest::new().program("openrc-shutdown", 0);
@@ -254,13 +263,22 @@ mod with_logind {
 
     #[test]
     fn when_it_refuses_the_programs_are_tried() {
-        let guest = Guest::new().systemd().program("systemctl", 1);
+        let guest = Guest::new().systemd().program("systemctl", 0);
         let bus = Bus::start(guest.dir.path());
         bus.refuse("blocked");
-        let error = guest.shut_down(Mode::PowerDown).expect_err("both refuse");
-        assert_eq!(error, "child process has failed to shutdown: systemctl cannot\n");
+        assert_eq!(guest.shut_down(Mode::PowerDown), Ok(()));
         assert_eq!(bus.calls(), ["PowerOff(false)"]);
         assert_eq!(guest.calls(), ["systemctl poweroff"]);
+    }
+
+    #[test]
+    fn why_it_refused_to_shut_down_is_told_when_the_programs_fail_too() {
+        let guest = Guest::new().systemd().program("systemctl", 1).program("shutdown", 1);
+        let bus = Bus::start(guest.dir.path());
+        bus.refuse("Access denied due to active block inhibitor");
+        let error = guest.shut_down(Mode::PowerDown).expect_err("all refuse");
+        assert_eq!(error, "logind refused: Access denied due to active block inhibitor");
+        assert_eq!(guest.calls(), ["systemctl poweroff", &format!("shutdown -h -P +0 {MESSAGE}")]);
     }
 
     #[test]
