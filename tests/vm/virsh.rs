@@ -109,6 +109,13 @@ fn network(domain: &mut Domain) {
     assert!(found.contains(&vec!["lo", "00:00:00:00:00:00", "ipv4", "127.0.0.1/8"]), "{said}");
     let of_card = found.iter().find(|row| row.contains(&MAC)).unwrap_or_else(|| panic!("{MAC} in {said}"));
     assert!(of_card[0].starts_with('e'), "{said}");
+    let said = domain.ok("guestinfo --interface");
+    assert_eq!((field(&said, "if.0.name"), field(&said, "if.0.addr.0.addr")), ("lo", "127.0.0.1"));
+    assert_eq!((field(&said, "if.1.hwaddr"), field(&said, "if.1.addr.0.prefix")), (MAC, "24"));
+    // Known to libvirt since 11.2.
+    if let Ok(said) = domain.virsh("guestinfo --load") {
+        assert!(field(&said, "load.1m").parse::<f64>().is_ok_and(|load| load >= 0.0), "{said}");
+    }
 }
 
 fn guest_seconds(domain: &mut Domain) -> i64 {
