@@ -23,6 +23,7 @@ mod network;
 mod identity;
 mod inventory;
 mod keys;
+mod layouts;
 #[path = "../support/libvirt_rules.rs"]
 mod libvirt_rules;
 mod logind;
