@@ -75,6 +75,9 @@ pub fn known_by_utmp(guest: &mut Guest, agent: &mut Agent) {
 
 #[test]
 fn users_on_a_console_and_over_the_network() {
+    if shared::known_of_stock("knows of nobody who is not in utmp") {
+        return;
+    }
     let Some(mut guest) = shared::systemd() else { return };
     let mut agent = guest.agent();
     for user in ["ann", "bob"] {
