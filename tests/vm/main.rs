@@ -10,16 +10,13 @@
 //! links, in a guest that has them all (`hardware`). Those that end the guest's life have their own.
 
 mod by_hand;
+mod clock;
 mod database;
 mod disks;
-mod clock;
 mod freeze;
 mod hardware;
 #[allow(dead_code, reason = "shared with the demo, which uses other parts of it")]
 mod harness;
-mod layouts;
-mod memory;
-mod network;
 mod identity;
 mod inventory;
 mod keys;
@@ -27,6 +24,8 @@ mod layouts;
 #[path = "../support/libvirt_rules.rs"]
 mod libvirt_rules;
 mod logind;
+mod memory;
+mod network;
 mod other_guests;
 mod password;
 mod people;

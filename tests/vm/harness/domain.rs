@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::guest::{Reaper, copy_into, furnish, unique_name};
-use super::machine::{AGENT_PORT, Init, Machine};
+use super::machine::{AGENT_PORT, Extra, Init, Machine};
 use super::shell::Shell;
 use super::{LATER, SOON, image, until};
 
@@ -57,7 +57,7 @@ impl Domain {
         let (program, socket) = daemon().unwrap_or_else(|reason| panic!("no domain: {reason}"));
         // All below /tmp: nobody may not be let into where the images are.
         let dir = PathBuf::from("/tmp").join(format!("qga-vm-{}", unique_name()));
-        let mut machine = furnish(images, Init::Systemd, dir.clone(), dir.clone());
+        let mut machine = furnish(images, Init::Systemd, Extra::default(), dir.clone(), dir.clone());
         machine.kernel = copy_into(&dir, &machine.kernel);
         machine.initrd = copy_into(&dir, &machine.initrd);
         fs::write(dir.join("domain.xml"), description(&machine)).expect("write the domain's description");

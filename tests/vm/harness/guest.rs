@@ -187,13 +187,10 @@ fn remove(machine: &Machine) {
 
 /// Private copies of the images, with the agent in them.
 fn prepare(images: &Path, init: Init, extra: Extra) -> Machine {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let name = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-fn prepare(images: &Path, init: Init) -> Machine {
     let name = unique_name();
     let dir = images.parent().expect("the cache").join("runs").join(&name);
     let sockets = PathBuf::from("/tmp").join(format!("qga-vm-{name}"));
-    furnish(images, init, dir, sockets)
+    furnish(images, init, extra, dir, sockets)
 }
 
 /// Different for each guest of each process.
@@ -203,7 +200,7 @@ pub(super) fn unique_name() -> String {
 }
 
 /// Disks and logs go to `dir`.
-pub(super) fn furnish(images: &Path, init: Init, dir: PathBuf, sockets: PathBuf) -> Machine {
+pub(super) fn furnish(images: &Path, init: Init, extra: Extra, dir: PathBuf, sockets: PathBuf) -> Machine {
     for directory in [&dir, &sockets] {
         fs::create_dir_all(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
     }
