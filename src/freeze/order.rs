@@ -109,7 +109,7 @@ impl<'a> Stack<'a> {
         }
     }
 
-    /// The file system with this file, and what that is stored on; false when it is none of ours.
+    /// The file system with this file, and what that is stored on; false when the file is not there.
     fn under_file(&self, file: &Path, depth: usize, found: &mut Vec<usize>) -> bool {
         let Some(depth) = depth.checked_sub(1) else { return true };
         if let Some(at) = self.mount_of(file) {
@@ -118,7 +118,8 @@ impl<'a> Stack<'a> {
         }
         // An overlay is not frozen itself; what is written to it lies elsewhere.
         let upper = mount_id(self.host, file).and_then(|id| mounts::overlay_upper(self.host, id));
-        upper.is_some_and(|upper| self.under_file(&upper, depth, found))
+        // On none of ours, such as a tmpfs or a network file system, is known well enough.
+        upper.map_or_else(|| self.host.path(file).exists(), |upper| self.under_file(&upper, depth, found))
     }
 
     fn under_mount(&self, at: usize, depth: usize, found: &mut Vec<usize>) {
@@ -251,6 +252,19 @@ mod tests {
         machine.file("/sys/devices/virtual/block/loop0/loop/backing_file", "/in/another/namespace (deleted)\n");
         let mounts = [mount((7, 0), "/loop"), mount((8, 1), "/"), mount((8, 2), "/data")];
         assert_eq!(machine.order(&mounts)[0], "/loop");
+    }
+
+    #[test]
+    fn a_loop_on_a_file_system_that_is_never_frozen_is_below_nobody() {
+        let machine = Machine::new();
+        machine.loop_device();
+        machine.device("7:1", "loop1");
+        machine.file("/sys/devices/virtual/block/loop1/loop/backing_file", "/image\n");
+        machine.device("253:0", "dm-0");
+        machine.link("/sys/devices/virtual/block/dm-0/slaves/loop1", "../../loop1");
+        // The file is there, on none of these: as good as a disk.
+        let ordered = stored_last(&machine.host, vec![mount((7, 0), "/a"), mount((253, 0), "/b")]);
+        assert!(ordered.iter().all(|ordered| ordered.stored_on.is_empty()));
     }
 
     #[test]

@@ -22,9 +22,10 @@ pub(super) struct Planned {
 /// When there is no mount table.
 pub(super) fn plan(host: &Host, points: Option<&[&str]>) -> io::Result<Vec<Planned>> {
     let wanted = |mount: &Mount| points.is_none_or(|points| points.iter().any(|point| mount.is_at(&normal(point))));
-    let listed = mounts::local(host)?.into_iter().filter(wanted).collect();
+    // All are put in order first: two of them may hang together by one that is not wanted.
+    let ordered = order::stored_last(host, mounts::local(host)?).into_iter();
     let planned = |Ordered { mount, stored_on }| Planned { skip: reason_to_skip(&mount), mount, stored_on };
-    Ok(order::stored_last(host, listed).into_iter().map(planned).collect())
+    Ok(ordered.filter(|ordered| wanted(&ordered.mount)).map(planned).collect())
 }
 
 /// Only what the kernel itself keeps on a disk, and what can be reached, is touched at all.

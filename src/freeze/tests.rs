@@ -183,6 +183,32 @@ fn a_list_takes_any_mount_point_of_a_file_system() {
     }
 }
 
+/// `c` is stored on `/`, by way of `b`, which nobody named.
+#[test]
+fn the_order_of_a_list_knows_what_is_not_on_it() {
+    let guest = Guest::plain();
+    let mounts = "20 1 8:1 / / rw - ext4 /dev/sda1 rw\n21 20 253:1 / /home rw - ext4 /dev/dm-1 rw\n\
+        22 20 253:0 / /srv rw - ext4 /dev/dm-0 rw\n";
+    std::fs::write(guest.root.path().join("proc/self/mountinfo"), mounts).expect("a file");
+    let devices = guest.root.path().join("sys/devices/virtual/block");
+    std::fs::create_dir_all(guest.root.path().join("sys/dev/block")).expect("a directory");
+    for (name, number, below) in [("dm-0", "253:0", "dm-1"), ("dm-1", "253:1", "sda1"), ("sda1", "8:1", "")] {
+        std::fs::create_dir_all(devices.join(name).join("slaves")).expect("a directory");
+        std::fs::write(devices.join(name).join("dev"), number).expect("a file");
+        let link = guest.root.path().join("sys/dev/block").join(number);
+        std::os::unix::fs::symlink(format!("../../devices/virtual/block/{name}"), link).expect("a link");
+        if !below.is_empty() {
+            let slave = devices.join(name).join("slaves").join(below);
+            std::os::unix::fs::symlink(format!("../../{below}"), slave).expect("a link");
+        }
+    }
+    guest.count_freezes(|_| None);
+    assert_eq!(freeze(&guest.agent, Some(&["/", "/srv"])), Ok(2));
+    let frozen: Vec<_> = guest.effects().into_iter().filter(|effect| effect.starts_with("freeze")).collect();
+    assert_eq!(frozen, ["freeze /srv", "freeze /"]);
+    assert_eq!(thaw(&guest.agent), Ok(2));
+}
+
 #[test]
 fn an_empty_list_freezes_nothing_and_does_not_leave_the_frozen_state_on() {
     let guest = Guest::plain();
