@@ -1,12 +1,11 @@
 //! Writes to kernel attributes that act while they are written, and may take minutes: taking a
 //! block of memory offline moves all that is in it elsewhere, and tries again until a signal comes.
 
-use std::collections::HashSet;
 use std::io;
 use std::os::unix::thread::JoinHandleExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Once;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,10 +27,6 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// How long an interrupted write may take to give up before its thread is left alone.
 const GIVE_UP: Duration = Duration::from_secs(1);
 
-/// Where a write hangs that no signal ends. Clones share what they know.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Stuck(Arc<Mutex<HashSet<PathBuf>>>);
-
 impl Host {
     /// Writes to an attribute that exists, in one write, which is interrupted at the deadline.
     ///
@@ -40,15 +35,12 @@ impl Host {
     /// the same attribute still hangs.
     pub fn turn(&self, path: impl AsRef<Path>, data: &'static str, deadline: Instant) -> io::Result<()> {
         let path = self.path(path);
-        if !self.known.stuck.enter(&path) {
-            return Err(Errno::EBUSY.into());
-        }
+        let inside = self.known.stuck.enter(&path).ok_or(Errno::EBUSY)?;
         catch_interrupt();
         let (sender, result) = sync_channel(1);
-        let stuck = self.known.stuck.clone();
         let writer = thread::Builder::new().name("knob".to_owned()).spawn(move || {
             let written = write_once(&path, data);
-            stuck.leave(&path);
+            drop(inside);
             // Nobody listens when this took too long.
             let _ = sender.send(written);
         })?;
@@ -68,16 +60,6 @@ impl Host {
                 }
             }
         }
-    }
-}
-
-impl Stuck {
-    fn enter(&self, path: &Path) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned())
-    }
-
-    fn leave(&self, path: &Path) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
     }
 }
 
@@ -159,9 +141,9 @@ mod tests {
     fn nobody_is_sent_after_one_that_hangs() {
         let machine = Machine::new("/sys/state -> 0");
         let host = machine.host();
-        assert!(host.known.stuck.enter(&machine.path("/sys/state")));
+        let inside = host.known.stuck.enter(&machine.path("/sys/state")).expect("nobody is there");
         assert_eq!(errno(host.turn("/sys/state", "1", soon())), Some(Errno::EBUSY as i32));
-        host.known.stuck.leave(&machine.path("/sys/state"));
+        drop(inside);
         host.turn("/sys/state", "1", soon()).expect("written");
     }
 }

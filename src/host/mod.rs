@@ -20,6 +20,7 @@ pub mod linux;
 mod netlink;
 pub mod patience;
 pub mod run;
+mod stuck;
 
 use cached::Cached;
 pub use kernel::Kernel;
@@ -41,7 +42,7 @@ pub struct Host {
 #[derive(Default)]
 struct Known {
     patience: Patience,
-    stuck: knob::Stuck,
+    stuck: stuck::Stuck,
     serials: linux::serial::Known,
     one_run: OnceLock<bool>,
 }

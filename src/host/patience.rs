@@ -6,13 +6,14 @@
 //!
 //! A helper waits for more work for a moment, because starting a thread costs more than the calls.
 
-use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use super::stuck::Stuck;
 
 /// One call that takes longer than this is given up.
 const ONE: Duration = Duration::from_millis(300);
@@ -29,7 +30,7 @@ const STACK: usize = 128 << 10;
 /// Knows the objects in which a helper thread hangs, and the helpers with nothing to do.
 #[derive(Debug, Default)]
 pub struct Patience {
-    stuck: Arc<Mutex<HashSet<PathBuf>>>,
+    stuck: Stuck,
     helpers: Helpers,
 }
 
@@ -45,7 +46,7 @@ impl Patience {
         let work = Arc::new(Work {
             objects,
             call: Box::new(call),
-            stuck: Arc::clone(&self.stuck),
+            stuck: self.stuck.clone(),
             helpers: self.helpers.clone(),
             progress: Mutex::new(progress),
             finished: Condvar::new(),
@@ -104,7 +105,7 @@ impl<T: Send + 'static> Pending<T> {
 struct Work<T> {
     objects: Vec<PathBuf>,
     call: Box<dyn Fn(&Path) -> T + Send + Sync>,
-    stuck: Arc<Mutex<HashSet<PathBuf>>>,
+    stuck: Stuck,
     helpers: Helpers,
     progress: Mutex<Progress<T>>,
     finished: Condvar,
@@ -143,11 +144,7 @@ impl<T: Send + 'static> Work<T> {
                 return;
             };
             drop(progress);
-            let free = lock(&self.stuck).insert(object.clone());
-            let result = free.then(|| {
-                let _mark = Mark { stuck: &self.stuck, object };
-                (self.call)(object)
-            });
+            let result = self.stuck.enter(object).map(|_inside| (self.call)(object));
             progress = lock(&self.progress);
             // The results were taken already if this came too late.
             if let Some(place) = progress.results.get_mut(index) {
@@ -208,18 +205,6 @@ impl Helpers {
                 }
             };
         }
-    }
-}
-
-/// Takes the mark off an object when the call returned, or panicked.
-struct Mark<'a> {
-    stuck: &'a Mutex<HashSet<PathBuf>>,
-    object: &'a Path,
-}
-
-impl Drop for Mark<'_> {
-    fn drop(&mut self) {
-        lock(self.stuck).remove(self.object);
     }
 }
 
