@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use qemu_ga::agent::Agent;
 use qemu_ga::cli::Args;
-use qemu_ga::commands;
+use qemu_ga::commands::{self, Stop};
 use qemu_ga::config::Config;
 use qemu_ga::host::Host;
 use qemu_ga::host::fake::FakeKernel;
@@ -61,13 +61,17 @@ fuzz_target!(|data: &[u8]| {
         let Event::Message(Ok(message)) = event else { continue };
         let Ok(request) = Request::parse(message) else { continue };
         let Some(row) = commands::find(request.execute()) else { continue };
+        // What needs a worker is not asked again there.
+        if agent.check(row).is_err() {
+            continue;
+        }
         let mut reply = Vec::new();
         if !agent.answer(row, &request, &mut reply) {
             let pieces = |piece: Piece| {
                 reply.extend(piece.bytes);
                 true
             };
-            let done = agent.work(row, &request, pieces);
+            let done = agent.work(row, &request, &Stop::default(), pieces);
             reply.extend(done.reply);
         }
         let line = reply.strip_prefix(b"\xff").unwrap_or(&reply);
