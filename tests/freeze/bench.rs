@@ -168,6 +168,9 @@ impl Drop for Bench {
         let _ = self.agent.child.kill();
         let _ = self.agent.child.wait();
         // Now that the namespace and its mounts are gone.
+        for group in std::fs::read_to_string(self.agent.path("groups")).unwrap_or_default().lines() {
+            let _ = Command::new("vgremove").args(["-qq", "-f", "-y", group]).status();
+        }
         let loops = std::fs::read_to_string(self.agent.path("loops")).unwrap_or_default();
         for device in loops.lines() {
             let _ = Command::new("losetup").args(["-d", device]).status();

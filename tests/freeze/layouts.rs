@@ -129,6 +129,21 @@ fn ext4_on_a_mapped_device_on_loops_on_ext4() {
     freezes_and_thaws(&layout, 2);
 }
 
+/// As a distribution's installer makes it, only that the disks are files.
+#[test]
+fn ext4_on_a_logical_volume_on_loops_on_ext4() {
+    let layout = Layout {
+        script: "image a 200M; mkfs.ext4 -q -F a.img; mount -o loop a.img a
+                 truncate -s 40M a/1.img a/2.img; one=$(loop a/1.img); two=$(loop a/2.img)
+                 vg=qga-test-$$; pvcreate -qq $one $two; vgcreate -qq $vg $one $two; echo $vg >groups
+                 lvcreate -qq -y -l 100%FREE -n data $vg
+                 mkfs.ext4 -q -F /dev/$vg/data; mkdir b; mount /dev/$vg/data b",
+        points: &["a", "b"],
+        needs: &["ext4", "device-mapper", "lvcreate"],
+    };
+    freezes_and_thaws(&layout, 2);
+}
+
 /// What lies below another mount cannot be reached; that is said, and hurts nobody.
 #[test]
 fn what_is_covered_is_left_alone() {

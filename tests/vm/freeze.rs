@@ -70,6 +70,30 @@ fn freeze_list_freezes_what_is_named() {
     assert_eq!(status(&mut agent), "thawed");
 }
 
+/// journald waits for the frozen disk then, and whoever waits for journald would wait with it.
+#[test]
+fn a_journal_on_the_frozen_root_holds_nobody_up_and_loses_nothing() {
+    let Some(mut guest) = shared::systemd() else { return };
+    guest.shell.ok("mkdir -p /var/log/journal && systemctl restart systemd-journald && journalctl --flush && \
+         journalctl -q --header | grep -q /var/log/journal");
+    let mut agent = guest.agent();
+    let frozen = agent.get("guest-fsfreeze-freeze", NONE);
+    // More than sockets and buffers take: journald stands still, and so do those who log.
+    guest.shell.ok("(for n in $(seq 20); do seq 1000 | logger -t held; done; touch /run/logged) >/dev/null 2>&1 &");
+    for _ in 0..20 {
+        assert_eq!(agent.get("guest-ping", NONE), json!({}));
+        assert_eq!(status(&mut agent), "frozen");
+        // Each refusal is worth a line.
+        agent.refused("guest-exec", &json!({"path": "/bin/true"}));
+    }
+    assert_eq!(agent.get("guest-fsfreeze-thaw", NONE), frozen);
+    guest.shell.until("those who log go on", "test -e /run/logged");
+    guest
+        .shell
+        .until("the agent's own lines come", "journalctl -q -u qemu-guest-agent | grep -q 'guest-fsthaw called'");
+    guest.shell.ok("rm -rf /run/logged /var/log/journal && systemctl restart systemd-journald");
+}
+
 /// A killed agent must not leave a guest that nobody can thaw.
 #[test]
 fn a_new_agent_knows_what_the_killed_one_froze() {

@@ -91,7 +91,7 @@ trap 'exit 1' INT TERM
 
 common=udev,kmod,procps,e2fsprogs,xfsprogs,socat
 # Tools for disks and links, in the systemd guest.
-tools=strace,fdisk,btrfs-progs,dosfstools,dmsetup,mdadm,iproute2
+tools=strace,lvm2,fdisk,btrfs-progs,dosfstools,dmsetup,mdadm,iproute2
 # What a test or a command may ask the guest to have, beyond what the boot itself needs.
 early="virtio_pci virtio_blk crc32c_generic ext4 xfs virtio_console vsock_loopback button"
 late="virtio_net virtio_scsi sd_mod ahci ata_piix nvme btrfs dm-mod loop vfat nls_ascii rtc_cmos"

@@ -36,7 +36,7 @@ fn what_is_deleted_is_given_back_to_the_host() {
     let names = names_of(&mut guest, &[THIN, "usb", "bridged"]);
     let [thin, usb, other] = names.as_slice() else { panic!("three names: {names:?}") };
     guest.shell.ok(&format!(
-        "set -e; mkdir -p /mnt/thin /mnt/usb /mnt/ro; mkfs.ext4 -q /dev/{thin}; mount /dev/{thin} /mnt/thin
+        "set -e; mkdir -p /mnt/thin /mnt/usb /mnt/ro; mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /dev/{thin}; mount /dev/{thin} /mnt/thin
          mkfs.ext4 -q /dev/{usb}; mount /dev/{usb} /mnt/usb; mkfs.ext4 -q /dev/{other}; mount -o ro /dev/{other} /mnt/ro
          seq 1 100000 >/mnt/thin/kept; dd if=/dev/zero of=/mnt/thin/big bs=1M count=100 conv=fsync"
     ));
