@@ -1,14 +1,14 @@
 use std::collections::HashMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use tempfile::TempDir;
 
 use super::*;
 use crate::commands::testing;
-use crate::host::fake::{Effect, FakeKernel};
+use crate::host::fake::{Effect, FakeKernel, Outcome};
 
 mod hooks;
 mod model;
@@ -81,45 +81,42 @@ impl Guest {
         self.kernel.effects().into_iter().map(text).collect()
     }
 
-    /// A kernel that counts freezes, as the real one does, and fails as `fail` says.
+    /// A kernel that counts freezes, but for the calls of which `instead` says what becomes of them.
     fn count_freezes(
         &self,
-        mut fail: impl FnMut(&Effect) -> Option<i32> + Send + 'static,
+        mut instead: impl FnMut(&Effect) -> Option<Outcome> + Send + 'static,
     ) -> Arc<Mutex<HashMap<String, u32>>> {
         let frozen = Arc::new(Mutex::new(HashMap::new()));
         let counts = frozen.clone();
-        self.kernel.script(move |effect| {
-            if let Some(errno) = fail(effect) {
-                return Some(io::Error::from_raw_os_error(errno));
-            }
-            let mut counts = counts.lock().expect("not poisoned");
-            match effect {
-                Effect::Freeze(path) if path.ends_with("/boot") => {
-                    Some(io::Error::from_raw_os_error(nix::libc::EOPNOTSUPP))
-                }
-                Effect::Freeze(path) => {
-                    let count = counts.entry(path.clone()).or_insert(0);
-                    if *count > 0 {
-                        return Some(io::Error::from_raw_os_error(nix::libc::EBUSY));
-                    }
-                    *count += 1;
-                    None
-                }
-                Effect::Thaw(path) => match counts.get_mut(path) {
-                    Some(count) if *count > 0 => {
-                        *count -= 1;
-                        None
-                    }
-                    _ => Some(io::Error::from_raw_os_error(nix::libc::EINVAL)),
-                },
-                _ => None,
-            }
-        });
+        self.kernel.script(move |effect| instead(effect).unwrap_or_else(|| count(&counts, effect)));
         frozen
     }
 
     fn marker(&self) -> bool {
         self.state.path().join("qga.state.isfrozen").exists()
+    }
+}
+
+/// What the kernel makes of a freeze or thaw, with the freezes of each file system.
+fn count(counts: &Mutex<HashMap<String, u32>>, effect: &Effect) -> Outcome {
+    let mut counts = counts.lock().expect("not poisoned");
+    match effect {
+        Effect::Freeze(path) if path.ends_with("/boot") => Errno::EOPNOTSUPP.into(),
+        Effect::Freeze(path) => match counts.entry(path.clone()).or_insert(0) {
+            count @ 0 => {
+                *count = 1;
+                Outcome::Done
+            }
+            _ => Errno::EBUSY.into(),
+        },
+        Effect::Thaw(path) => match counts.get_mut(path) {
+            Some(count) if *count > 0 => {
+                *count -= 1;
+                Outcome::Done
+            }
+            _ => Errno::EINVAL.into(),
+        },
+        _ => Outcome::Done,
     }
 }
 
@@ -154,7 +151,7 @@ fn thaw_goes_the_other_way_and_returns_the_same_number() {
 fn a_refusal_names_the_mount_and_leaves_nothing_frozen() {
     let guest = Guest::plain();
     let refuse = |effect: &Effect| matches!(effect, Effect::Freeze(path) if !path.ends_with("/home") && !path.ends_with("/boot"));
-    let frozen = guest.count_freezes(move |effect| refuse(effect).then_some(nix::libc::EIO));
+    let frozen = guest.count_freezes(move |effect| refuse(effect).then(|| Errno::EIO.into()));
     let error = freeze(&guest.agent, None).expect_err("a refusal").desc;
     assert!(error.starts_with("failed to freeze /: "), "{error}");
     assert_eq!(total(&frozen), 0);
@@ -165,7 +162,7 @@ fn a_refusal_names_the_mount_and_leaves_nothing_frozen() {
 fn best_effort_skips_what_refuses() {
     let guest = Guest::new(|config, _| config.fsfreeze.best_effort = true);
     let frozen = guest.count_freezes(|effect| {
-        matches!(effect, Effect::Freeze(path) if path.ends_with("/home")).then_some(nix::libc::EIO)
+        matches!(effect, Effect::Freeze(path) if path.ends_with("/home")).then(|| Errno::EIO.into())
     });
     assert_eq!(freeze(&guest.agent, None), Ok(1));
     assert_eq!(total(&frozen), 1);
@@ -218,23 +215,37 @@ fn an_empty_list_freezes_nothing_and_does_not_leave_the_frozen_state_on() {
 
 #[test]
 fn a_freeze_that_hangs_is_given_up_and_taken_back_when_it_ends() {
-    let guest = Guest::new(|config, _| config.fsfreeze.freeze_timeout = Duration::from_millis(50));
-    let (release, gate) = channel::<()>();
-    let frozen = guest.count_freezes(move |effect| {
-        if matches!(effect, Effect::Freeze(path) if path.ends_with("/home")) {
-            // Until the test lets it go; then it succeeds after all.
-            let _ = gate.recv_timeout(Duration::from_secs(30));
-        }
-        None
+    let guest = Guest::new(|config, _| config.fsfreeze.freeze_timeout = Duration::from_millis(500));
+    let (release, gate) = channel();
+    let mut gate = Some(gate);
+    let frozen = guest.count_freezes(move |effect| match effect {
+        Effect::Freeze(path) if path.ends_with("/home") => gate.take().map(Outcome::Hangs),
+        _ => None,
     });
     let error = freeze(&guest.agent, None).expect_err("given up").desc;
-    release.send(()).expect("it waits");
     assert!(error.starts_with("failed to freeze /home: not done after"), "{error}");
     assert!(!guest.agent.freezer.is_frozen());
+    // After all it succeeds.
+    drop(release);
     let end = Instant::now() + Duration::from_secs(30);
     while total(&frozen) > 0 || !guest.effects().contains(&"thaw /home".to_owned()) {
         assert!(Instant::now() < end, "the late freeze is not taken back");
         std::thread::yield_now();
     }
     assert!(!guest.effects().contains(&"freeze /".to_owned()));
+}
+
+#[test]
+fn what_was_frozen_before_one_that_hangs_is_thawed_while_it_hangs() {
+    let guest = Guest::new(|config, _| config.fsfreeze.freeze_timeout = Duration::from_millis(500));
+    let (_release, gate) = channel();
+    let mut gate = Some(gate);
+    let frozen = guest.count_freezes(move |effect| match effect {
+        Effect::Freeze(path) if !path.ends_with("/home") && !path.ends_with("/boot") => gate.take().map(Outcome::Hangs),
+        _ => None,
+    });
+    let error = freeze(&guest.agent, None).expect_err("given up").desc;
+    assert!(error.starts_with("failed to freeze /: not done after"), "{error}");
+    assert!(guest.effects().contains(&"freeze /home".to_owned()), "{:?}", guest.effects());
+    assert_eq!(total(&frozen), 0);
 }

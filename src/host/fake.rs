@@ -1,12 +1,16 @@
 //! A scripted kernel for tests: it records what was asked and fails when told to.
 
 use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use nix::errno::Errno;
 
 use super::Kernel;
 use super::kernel::{Trim, Uname, Usage};
@@ -55,8 +59,24 @@ impl Default for Clock {
     }
 }
 
-/// Decides the outcome of a call; `None` is success.
-type Script = Option<Box<dyn FnMut(&Effect) -> Option<io::Error> + Send>>;
+/// What becomes of a call.
+pub enum Outcome {
+    /// It succeeds.
+    Done,
+    /// It fails so.
+    Fails(io::Error),
+    /// It does not return until the other end is dropped; then the script is asked again.
+    Hangs(Receiver<Infallible>),
+}
+
+impl From<Errno> for Outcome {
+    fn from(errno: Errno) -> Outcome {
+        Outcome::Fails(errno.into())
+    }
+}
+
+/// Decides the outcome of a call.
+type Script = Option<Box<dyn FnMut(&Effect) -> Outcome + Send>>;
 
 /// Answers a request to the route socket with datagrams.
 type Route = Box<dyn FnMut(&[u8]) -> io::Result<Vec<Vec<u8>>> + Send>;
@@ -68,7 +88,7 @@ impl FakeKernel {
     }
 
     /// From now on, `script` decides what fails.
-    pub fn script(&self, script: impl FnMut(&Effect) -> Option<io::Error> + Send + 'static) {
+    pub fn script(&self, script: impl FnMut(&Effect) -> Outcome + Send + 'static) {
         *self.script.lock().expect("no test panics while it holds this") = Some(Box::new(script));
     }
 
@@ -101,10 +121,22 @@ impl FakeKernel {
     }
 
     fn call(&self, effect: Effect) -> io::Result<()> {
-        let mut script = self.script.lock().expect("no test panics while it holds this");
-        let outcome = script.as_mut().and_then(|script| script(&effect));
-        self.effects.lock().expect("no test panics while it holds this").push(effect);
-        outcome.map_or(Ok(()), Err)
+        loop {
+            let outcome = {
+                let mut script = self.script.lock().expect("no test panics while it holds this");
+                let outcome = script.as_mut().map_or(Outcome::Done, |script| script(&effect));
+                if !matches!(outcome, Outcome::Hangs(_)) {
+                    self.effects.lock().expect("no test panics while it holds this").push(effect.clone());
+                }
+                outcome
+            };
+            match outcome {
+                Outcome::Done => return Ok(()),
+                Outcome::Fails(error) => return Err(error),
+                // Not under the lock: other calls go on meanwhile.
+                Outcome::Hangs(hold) => _ = hold.recv(),
+            }
+        }
     }
 }
 

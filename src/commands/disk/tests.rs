@@ -1,6 +1,7 @@
 use super::*;
 use crate::commands::golden;
 use crate::host::fixture::Machine;
+use nix::errno::Errno;
 use proptest::prelude::*;
 
 const MACHINES: &[&str] =
@@ -57,7 +58,7 @@ fn a_dead_nvme_disk_has_no_health_and_holds_nothing_up() {
 #[test]
 fn a_refused_health_page_is_left_out() {
     let machine = Machine::load("nvme-multipath");
-    machine.kernel.script(|_| Some(std::io::Error::from_raw_os_error(1)));
+    machine.kernel.script(|_| Errno::EPERM.into());
     assert!(list(&machine.host()).expect("disks").iter().all(|disk| disk.smart.is_none()));
 }
 

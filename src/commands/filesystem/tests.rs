@@ -1,6 +1,6 @@
 use super::*;
 use crate::commands::golden;
-use crate::host::fake::Effect;
+use crate::host::fake::{self, Effect};
 use crate::host::fixture::Machine;
 use std::fmt::Write;
 
@@ -61,8 +61,8 @@ fn a_dead_mount_has_no_sizes_and_holds_nothing_up() {
 fn a_failing_statvfs_drops_the_sizes() {
     let machine = Machine::load("virtio-blk");
     machine.kernel.script(|effect| match effect {
-        Effect::Usage(path) if path.ends_with("/boot/efi") => Some(io::Error::from_raw_os_error(5)),
-        _ => None,
+        Effect::Usage(path) if path.ends_with("/boot/efi") => Errno::EIO.into(),
+        _ => fake::Outcome::Done,
     });
     let infos = list(&machine.host()).expect("file systems");
     let without: Vec<_> = infos.iter().filter(|info| info.total_bytes.is_none()).collect();
@@ -114,8 +114,8 @@ fn outcomes(trimmed: &Trimmed) -> Vec<Outcome<'_>> {
 fn each_path_has_numbers_or_an_error() {
     let machine = trimmable();
     machine.kernel.script(|effect| match effect {
-        Effect::Trim(path, ..) if path.ends_with("efi") => Some(Errno::EOPNOTSUPP.into()),
-        _ => None,
+        Effect::Trim(path, ..) if path.ends_with("efi") => Errno::EOPNOTSUPP.into(),
+        _ => fake::Outcome::Done,
     });
     let read_only = Some("failed to trim: Read-only file system");
     assert_eq!(
@@ -170,8 +170,8 @@ fn other_file_systems_are_trimmed_at_once() {
 fn a_piece_that_fails_ends_the_path() {
     let machine = trimmable();
     machine.kernel.script(|effect| match effect {
-        Effect::Trim(_, start, ..) if *start > 0 => Some(Errno::EIO.into()),
-        _ => None,
+        Effect::Trim(_, start, ..) if *start > 0 => Errno::EIO.into(),
+        _ => fake::Outcome::Done,
     });
     let trimmed = trim_all(&machine.host(), 0, &|| false).expect("a list");
     assert_eq!(outcomes(&trimmed)[3], ("/", None, None, Some("failed to trim: Input/output error")));

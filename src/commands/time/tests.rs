@@ -1,8 +1,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use nix::errno::Errno;
+
 use super::*;
-use crate::host::fake::{Effect, FakeKernel};
+use crate::host::fake::{Effect, FakeKernel, Outcome};
 
 /// 2024-07-03 09:46:40.5 UTC
 const SUMMER: i64 = 1_720_000_000_500_000_000;
@@ -48,14 +50,14 @@ const CLOCK: &[(&str, &str)] = &[("/sys/class/rtc/rtc0/since_epoch", "1700000100
 #[test]
 fn a_time_that_the_system_cannot_express() {
     let guest = Guest::new(CLOCK);
-    guest.kernel.script(|_| Some(std::io::Error::from_raw_os_error(nix::libc::EOVERFLOW)));
+    guest.kernel.script(|_| Errno::EOVERFLOW.into());
     let error = guest.set(Some(i64::MAX)).expect_err("too large");
     assert_eq!(error, "Time 9223372036854775807 is too large");
 }
 
-fn refuse(effect: &Effect, system: bool) -> Option<std::io::Error> {
+fn refuse(effect: &Effect, system: bool) -> Outcome {
     let refused = matches!(effect, Effect::SetTime(_)) == system;
-    refused.then(|| std::io::Error::from_raw_os_error(nix::libc::EPERM))
+    if refused { Errno::EPERM.into() } else { Outcome::Done }
 }
 
 #[test]

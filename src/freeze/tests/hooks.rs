@@ -120,7 +120,7 @@ fn a_script_that_hangs_is_killed_and_told_of_the_thaw() {
 #[test]
 fn a_freeze_that_fails_tells_all_scripts_of_the_thaw() {
     let guest = with_directory(&[("1", ""), ("2", "")]);
-    guest.count_freezes(|effect| matches!(effect, Effect::Freeze(_)).then_some(nix::libc::EIO));
+    guest.count_freezes(|effect| matches!(effect, Effect::Freeze(_)).then(|| Errno::EIO.into()));
     freeze(&guest.agent, None).expect_err("refused by the kernel");
     assert_eq!(hook_log(&guest), "1 freeze\n2 freeze\n2 thaw\n1 thaw\n");
 }

@@ -1,6 +1,7 @@
 //! Whatever happens in whatever order: after the last thaw nothing is frozen, and each hook that was
 //! told of a freeze was told of a thaw after it.
 
+use std::convert::Infallible;
 use std::sync::mpsc;
 
 use proptest::prelude::*;
@@ -93,7 +94,7 @@ struct Plan {
     /// What was there when the agent was killed in the middle.
     remains: Option<Remains>,
     /// A call hangs until this is dropped.
-    hung: Option<mpsc::Sender<()>>,
+    hung: Option<mpsc::Sender<Infallible>>,
 }
 
 /// Kernel, hooks and agent.
@@ -106,16 +107,13 @@ struct World {
 impl World {
     fn new() -> World {
         let mut guest = with_directory(&[("1", "[ ! -e $0-$1 ]"), ("2", "[ ! -e $0-$1 ]")]);
-        guest.set(|config| config.fsfreeze.freeze_timeout = Duration::from_millis(40));
+        guest.set(|config| config.fsfreeze.freeze_timeout = Duration::from_millis(200));
         let frozen = Arc::new(Mutex::new(HashMap::new()));
         let plan = Arc::new(Mutex::new(Plan::default()));
         let (counts, planned) = (frozen.clone(), plan.clone());
         let (state, root) = (guest.state.path().to_owned(), guest.root.path().to_owned());
         guest.kernel.script(move |effect| {
-            if let Some(errno) = World::happen(&planned, &counts, &[&state, &root], effect) {
-                return Some(io::Error::from_raw_os_error(errno));
-            }
-            World::kernel(&counts, effect).map(io::Error::from_raw_os_error)
+            World::happen(&planned, &counts, &[&state, &root], effect).unwrap_or_else(|| count(&counts, effect))
         });
         World { guest, frozen, plan }
     }
@@ -126,7 +124,7 @@ impl World {
         counts: &Mutex<HashMap<String, u32>>,
         dirs: &[&Path],
         effect: &Effect,
-    ) -> Option<i32> {
+    ) -> Option<Outcome> {
         let mut plan = plan.lock().expect("not poisoned");
         let (n, event) = plan.at?;
         if n > 0 {
@@ -136,7 +134,7 @@ impl World {
         plan.at = None;
         match event {
             // A thaw of what is frozen does not fail: there is no way back from that.
-            Event::Fail => (!matches!(effect, Effect::Thaw(_))).then_some(nix::libc::EIO),
+            Event::Fail => (!matches!(effect, Effect::Thaw(_))).then(|| Errno::EIO.into()),
             Event::Kill => {
                 plan.remains = Some(Remains::of(dirs, &counts.lock().expect("not poisoned")));
                 None
@@ -145,32 +143,8 @@ impl World {
             Event::Hang => {
                 let (release, hold) = mpsc::channel();
                 plan.hung = Some(release);
-                drop(plan);
-                let _ = hold.recv();
-                None
+                Some(Outcome::Hangs(hold))
             }
-        }
-    }
-
-    fn kernel(counts: &Mutex<HashMap<String, u32>>, effect: &Effect) -> Option<i32> {
-        let mut counts = counts.lock().expect("not poisoned");
-        match effect {
-            Effect::Freeze(path) if path.ends_with("/boot") => Some(nix::libc::EOPNOTSUPP),
-            Effect::Freeze(path) => match counts.entry(path.clone()).or_insert(0) {
-                0 => {
-                    counts.insert(path.clone(), 1);
-                    None
-                }
-                _ => Some(nix::libc::EBUSY),
-            },
-            Effect::Thaw(path) => match counts.get_mut(path) {
-                Some(count) if *count > 0 => {
-                    *count -= 1;
-                    None
-                }
-                _ => Some(nix::libc::EINVAL),
-            },
-            _ => None,
         }
     }
 
@@ -193,12 +167,13 @@ impl World {
             let mut plan = self.plan.lock().expect("not poisoned");
             (plan.remains.take(), plan.hung.take())
         };
-        if let Some(release) = hung {
+        let calls = self.guest.kernel.effects().len();
+        let hung = hung.map(drop).is_some();
+        // On a busy machine others than the one that hangs may come too late as well.
+        if hung || outcome.as_ref().is_err_and(|error| error.desc.contains("not done after")) {
             // The late call ends, and what it froze is taken back.
-            let calls = self.guest.kernel.effects().len();
-            drop(release);
             let end = Instant::now() + Duration::from_secs(30);
-            while self.guest.kernel.effects().len() == calls || total(&self.frozen) > 0 {
+            while hung && self.guest.kernel.effects().len() == calls || total(&self.frozen) > 0 {
                 assert!(Instant::now() < end, "what came late is not taken back");
                 std::thread::yield_now();
             }
@@ -230,7 +205,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig { cases: 60, max_shrink_time: 60_000, ..Default::default() })]
     #[test]
     fn nothing_stays_frozen_and_no_hook_waits_for_ever(acts in proptest::collection::vec(act(), 1..20)) {
         let mut world = World::new();
