@@ -25,6 +25,8 @@ use crate::protocol::error::os_reason;
 const GROUP: &str = "global";
 const COUNTER: &str = "fd_counter";
 const FIRST_HANDLE: i64 = 1000;
+/// There exactly while file systems are frozen by us.
+const MARKER: &str = "qga.state.isfrozen";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Why the state cannot be read or kept.
@@ -81,8 +83,13 @@ impl State {
     fn open_in_boot(dir: &Path, boot_id: &str) -> Result<State, StateError> {
         // The daemon leaves the directory it was started in.
         let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
-        let (file, marker) = (dir.join("qga.state"), dir.join("qga.state.isfrozen"));
-        let frozen_at_start = check_marker(&marker, boot_id)?;
+        let (file, marker) = (dir.join("qga.state"), dir.join(MARKER));
+        let found = read_marker(&marker, boot_id).map_err(|error| StateError::Marker(marker.clone(), error))?;
+        if found == Found::OfOtherBoot {
+            warn!("removing {}, left from before the last boot: nothing is frozen", marker.display());
+            fs::remove_file(&marker).map_err(|error| StateError::Marker(marker.clone(), error))?;
+        }
+        let frozen_at_start = found == Found::Frozen;
         let hooks = dir.join("qga.state.hooks");
         let hooks_at_start = told::read(&hooks, boot_id);
         let counter = Mutex::new(load(&file)?);
@@ -186,23 +193,34 @@ fn boot_id() -> String {
     fs::read_to_string(BOOT_ID).map(|text| text.trim().to_owned()).unwrap_or_default()
 }
 
-/// Whether there is a marker that counts. One of another boot is removed.
-fn check_marker(marker: &Path, boot_id: &str) -> Result<bool, StateError> {
+/// Whether an agent that starts with this directory would find its file systems frozen.
+///
+/// # Errors
+/// When that cannot be found out; no agent starts then.
+pub fn is_marked_frozen(dir: &Path) -> io::Result<bool> {
+    Ok(read_marker(&dir.join(MARKER), &boot_id())? == Found::Frozen)
+}
+
+/// What a marker means.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Found {
+    NoMarker,
+    OfOtherBoot,
+    Frozen,
+}
+
+fn read_marker(marker: &Path, boot_id: &str) -> io::Result<Found> {
     match fs::metadata(marker) {
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(StateError::Marker(marker.to_owned(), error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::NoMarker),
+        Err(error) => return Err(error),
     }
     // In doubt the marker counts: an agent that wrongly thinks it is frozen thaws what is not frozen, one
     // that wrongly thinks it is not leaves the guest stuck.
     let text = read_start(marker).unwrap_or_default();
     let written_in = std::str::from_utf8(&text).unwrap_or_default().trim();
     let of_other_boot = is_boot_id(written_in) && is_boot_id(boot_id) && written_in != boot_id;
-    if of_other_boot {
-        warn!("removing {}, left from before the last boot: nothing is frozen", marker.display());
-        fs::remove_file(marker).map_err(|error| StateError::Marker(marker.to_owned(), error))?;
-    }
-    Ok(!of_other_boot)
+    Ok(if of_other_boot { Found::OfOtherBoot } else { Found::Frozen })
 }
 
 /// As much of a file as a boot id needs.

@@ -17,6 +17,7 @@ use crate::host::linux::mounts::{self, Mount};
 use crate::host::linux::{capability, selinux, swap};
 use crate::policy::Policy;
 use crate::protocol::error::os_reason;
+use crate::state;
 
 /// File systems that implement `FIFREEZE` (those with `freeze_fs` in the kernel's sources). There is
 /// no way to ask for it but to freeze.
@@ -119,9 +120,15 @@ impl Report {
 
     fn state(&mut self, config: &Config) {
         let dir = &config.statedir;
-        if dir.join("qga.state.isfrozen").exists() {
-            let text = format!("{} exists: file systems are frozen, or were when an agent ended", dir.display());
-            self.problems.push(text);
+        match state::is_marked_frozen(dir) {
+            Ok(false) => {}
+            Ok(true) => {
+                let text = "file systems are frozen, or were when an agent ended";
+                self.problems.push(format!("{}: {text}", dir.display()));
+            }
+            Err(error) => {
+                self.problems.push(format!("no state can be read in {}: {}", dir.display(), os_reason(&error)));
+            }
         }
         if let Err(errno) = nix::unistd::access(dir, nix::unistd::AccessFlags::W_OK) {
             self.problems.push(format!("no state can be kept in {}: {}", dir.display(), os_reason(&errno.into())));

@@ -119,6 +119,10 @@ fn a_guest_that_is_frozen_or_keeps_no_state_or_has_no_rights_is_no_base_for_a_ba
     let guest = Guest::new();
     std::fs::write(guest.state.path().join("qga.state.isfrozen"), "").expect("a marker");
     assert!(guest.check().problems[0].contains("file systems are frozen"));
+    // Left from before the last boot: the agent's start removes it, this only looks.
+    let marker = guest.state.path().join("qga.state.isfrozen");
+    std::fs::write(&marker, "11111111-2222-3333-4444-555555555555\n").expect("a marker");
+    assert!(guest.check().reliable && marker.exists());
 
     let mut guest = Guest::new();
     guest.config.statedir = "/nonexistent".into();
