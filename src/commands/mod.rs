@@ -232,15 +232,6 @@ pub struct Empty {}
 mod tests {
     use super::*;
     use crate::host::fake::FakeKernel;
-    use crate::protocol::frame::{Event, Framer};
-    use crate::protocol::request::Request;
-
-    fn request(text: &str) -> Request {
-        let Some(Event::Message(Ok(message))) = Framer::default().next(&mut text.as_bytes()) else {
-            panic!("not a message");
-        };
-        Request::parse(message).expect("envelope")
-    }
 
     #[test]
     fn what_would_wait_is_answered_by_a_worker_alone() {
@@ -254,7 +245,7 @@ mod tests {
         .lane(Lane::Prompt);
         let host = Host::new("/nonexistent", Box::new(FakeKernel::default()));
         let agent = testing::agent(host, testing::config());
-        let request = request(r#"{"execute":"guest-waits"}"#);
+        let request = testing::request("guest-waits", &serde_json::json!({}));
         let mut out = Vec::new();
         assert!(!agent.answer(&ROW, &request, &mut out));
         assert_eq!(out, b"");
@@ -271,8 +262,9 @@ mod tests {
         const BROKEN: Command = Command::new("guest-broken", |_, _| panic!("a bug")).lane(Lane::Prompt);
         let host = Host::new("/nonexistent", Box::new(FakeKernel::default()));
         let agent = testing::agent(host, testing::config());
-        let request = request(r#"{"execute":"guest-broken","id":7}"#);
-        let expected = "{\"error\": {\"class\": \"GenericError\", \"desc\": \"guest-broken failed on an internal error\"}, \"id\": 7}\n";
+        let request = testing::request("guest-broken", &serde_json::json!({}));
+        let expected =
+            "{\"error\": {\"class\": \"GenericError\", \"desc\": \"guest-broken failed on an internal error\"}}\n";
         let mut inline = Vec::new();
         assert!(agent.answer(&BROKEN, &request, &mut inline));
         assert_eq!(String::from_utf8_lossy(&inline), expected);

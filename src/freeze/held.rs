@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -60,7 +61,7 @@ pub(super) fn sync_each(agent: &Agent, held: &[Held]) -> Result<()> {
         match calls.next(patience) {
             Some(Ok(())) => {}
             Some(Err(error)) => tracing::warn!("failed to sync {point}: {}", os_reason(&error)),
-            None => return Err(Error::new(format!("failed to sync {point}: not done after {} s", patience.as_secs()))),
+            None => return Err(late("sync", &file_system.point, patience)),
         }
     }
     Ok(())
@@ -125,14 +126,15 @@ pub(super) fn freeze_each(agent: &Agent, listed: Vec<Held>) -> (Vec<Held>, Optio
             Some(Attempt::Refused(error)) => {
                 return (frozen, Some(Error::os(format!("failed to freeze {point}"), &error)));
             }
-            None => {
-                let seconds = patience.as_secs();
-                let text = format!("failed to freeze {point}: not done after {seconds} s");
-                return (frozen, Some(Error::new(text)));
-            }
+            None => return (frozen, Some(late("freeze", &file_system.point, patience))),
         }
     }
     (frozen, None)
+}
+
+/// The deadline of a call has passed.
+fn late(what: &str, point: &Path, patience: Duration) -> Error {
+    Error::new(format!("failed to {what} {}: not done after {} s", point.display(), patience.as_secs()))
 }
 
 /// Takes back all freezes of a file system. Whether there was one.

@@ -140,78 +140,68 @@ fn distrust(found: &Metadata) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::fake::FakeKernel;
+    use crate::host::fixture::Machine;
 
-    struct Machine {
-        /// Removed in the end.
-        _root: tempfile::TempDir,
-        host: Host,
+    fn machine() -> Machine {
+        Machine::new("/etc/hook.d/")
     }
 
-    impl Machine {
-        fn new() -> Machine {
-            let root = tempfile::tempdir().expect("a directory");
-            let host = Host::new(root.path(), Box::new(FakeKernel::default()));
-            std::fs::create_dir_all(root.path().join("etc/hook.d")).expect("a directory");
-            Machine { _root: root, host }
-        }
+    fn file(machine: &Machine, path: &str, mode: u32, text: &[u8]) {
+        machine.file(path, text);
+        set_mode(machine, path, mode);
+    }
 
-        fn file(&self, path: &str, mode: u32, text: &[u8]) {
-            let path = self.host.path(path);
-            std::fs::write(&path, text).expect("a file");
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("a mode");
-        }
+    fn set_mode(machine: &Machine, path: &str, mode: u32) {
+        std::fs::set_permissions(machine.path(path), std::fs::Permissions::from_mode(mode)).expect("a mode");
+    }
 
-        fn source(&self, hook: &str) -> Source {
-            Source::find(&self.host, Some(Path::new(hook)))
-        }
+    fn source(machine: &Machine, hook: &str) -> Source {
+        Source::find(&machine.host(), Some(Path::new(hook)))
     }
 
     #[test]
     fn no_hook_and_what_switches_it_off() {
-        let machine = Machine::new();
-        assert_eq!(Source::find(&machine.host, None), Source::None);
-        assert_eq!(machine.source(""), Source::None);
-        assert_eq!(machine.source("/dev/null"), Source::None);
+        let machine = machine();
+        assert_eq!(Source::find(&machine.host(), None), Source::None);
+        assert_eq!(source(&machine, ""), Source::None);
+        assert_eq!(source(&machine, "/dev/null"), Source::None);
     }
 
     #[test]
     fn the_directory_stands_for_the_shipped_script_and_for_a_missing_one() {
-        let machine = Machine::new();
+        let machine = machine();
         let directory = || Source::Directory("/etc/hook.d".into());
-        assert_eq!(machine.source("/etc/hook.d"), directory());
-        assert_eq!(machine.source("/etc/hook"), directory());
-        machine.file("/etc/hook", 0o755, SHIPPED);
-        assert_eq!(machine.source("/etc/hook"), directory());
-        machine.file("/etc/hook", 0o755, b"#!/bin/sh\n# the operator's own\n");
-        assert_eq!(machine.source("/etc/hook"), Source::Program("/etc/hook".into()));
+        assert_eq!(source(&machine, "/etc/hook.d"), directory());
+        assert_eq!(source(&machine, "/etc/hook"), directory());
+        file(&machine, "/etc/hook", 0o755, SHIPPED);
+        assert_eq!(source(&machine, "/etc/hook"), directory());
+        file(&machine, "/etc/hook", 0o755, b"#!/bin/sh\n# the operator's own\n");
+        assert_eq!(source(&machine, "/etc/hook"), Source::Program("/etc/hook".into()));
         // Without a directory there is nothing that could stand for it.
-        assert_eq!(machine.source("/etc/other"), Source::Program("/etc/other".into()));
+        assert_eq!(source(&machine, "/etc/other"), Source::Program("/etc/other".into()));
     }
 
     #[test]
     fn executables_are_called_in_the_order_of_their_names_without_left_overs() {
-        let machine = Machine::new();
+        let machine = machine();
         for name in ["20-b", "10-a", "B", "old~", "x.rpmsave", "x.sample", "x.dpkg-dist", ".hidden"] {
-            machine.file(&format!("/etc/hook.d/{name}"), 0o755, b"");
+            file(&machine, &format!("/etc/hook.d/{name}"), 0o755, b"");
         }
-        machine.file("/etc/hook.d/README", 0o644, b"");
-        std::fs::create_dir(machine.host.path("/etc/hook.d/directory")).expect("a directory");
-        let programs = machine.source("/etc/hook").programs(&machine.host).expect("readable");
+        file(&machine, "/etc/hook.d/README", 0o644, b"");
+        machine.add("/etc/hook.d/directory/");
+        let programs = source(&machine, "/etc/hook").programs(&machine.host()).expect("readable");
         let expected = ["10-a", "20-b", "B"].map(|name| Path::new("/etc/hook.d").join(name));
         assert_eq!(programs, expected);
     }
 
     #[test]
     fn what_others_than_root_may_change_is_refused() {
-        let machine = Machine::new();
-        let refusal = || check(&machine.host, Path::new("/etc/hook")).map_err(|e| e.desc);
+        let machine = machine();
+        let refusal = || check(&machine.host(), Path::new("/etc/hook")).map_err(|e| e.desc);
         assert_eq!(refusal(), Ok(()), "the attempt to run it says that it is missing");
-        machine.file("/etc/hook", 0o755, b"");
+        file(&machine, "/etc/hook", 0o755, b"");
         assert_eq!(refusal(), Ok(()));
-        let mode = |path: &str, mode| {
-            std::fs::set_permissions(machine.host.path(path), std::fs::Permissions::from_mode(mode)).expect("a mode");
-        };
+        let mode = |path, mode| set_mode(&machine, path, mode);
         for bad in [0o775, 0o757] {
             mode("/etc/hook", bad);
             let text = "fsfreeze hook '/etc/hook' is not run: others than root may write to it";
@@ -223,7 +213,7 @@ mod tests {
         mode("/etc", 0o1777);
         assert_eq!(refusal(), Ok(()));
         mode("/etc/hook.d", 0o1777);
-        let listed = machine.source("/etc/hook.d").programs(&machine.host).map_err(|e| e.desc);
+        let listed = source(&machine, "/etc/hook.d").programs(&machine.host()).map_err(|e| e.desc);
         assert!(listed.is_err_and(|text| text.contains("others than root may write to it")));
     }
 }

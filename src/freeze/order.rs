@@ -160,7 +160,7 @@ fn mount_id(host: &Host, path: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::fake::FakeKernel;
+    use crate::host::fixture::Machine;
 
     fn mount(dev: Dev, point: &str) -> Mount {
         Mount {
@@ -178,46 +178,38 @@ mod tests {
         }
     }
 
-    struct Machine {
-        root: tempfile::TempDir,
+    /// A machine with stacks of devices.
+    struct Stacks {
+        machine: Machine,
         host: Host,
     }
 
-    impl Machine {
-        fn new() -> Machine {
-            let root = tempfile::tempdir().expect("a directory");
-            let host = Host::new(root.path(), Box::new(FakeKernel::default()));
-            Machine { root, host }
+    impl Stacks {
+        fn new() -> Stacks {
+            let machine = Machine::new("");
+            Stacks { host: machine.host(), machine }
         }
 
-        fn file(&self, path: &str, text: &str) {
-            let path = self.host.path(path);
-            std::fs::create_dir_all(path.parent().expect("below the root")).expect("directories");
-            std::fs::write(path, text).expect("a file");
-        }
-
-        fn link(&self, path: &str, target: &str) {
-            let path = self.host.path(path);
-            std::fs::create_dir_all(path.parent().expect("below the root")).expect("directories");
-            std::os::unix::fs::symlink(target, path).expect("a link");
+        fn add(&self, text: &str) {
+            self.machine.add(text);
         }
 
         /// A block device: `loop0`, or `loop0/loop0p1` for a partition.
         fn device(&self, number: &str, name: &str) {
-            self.file(&format!("/sys/devices/virtual/block/{name}/dev"), &format!("{number}\n"));
-            self.link(&format!("/sys/dev/block/{number}"), &format!("../../devices/virtual/block/{name}"));
+            self.add(&format!("/sys/devices/virtual/block/{name}/dev -> {number}"));
+            self.add(&format!("/sys/dev/block/{number} => ../../devices/virtual/block/{name}"));
         }
 
         /// A loop device with a file on the file system that is there.
         fn loop_device(&self) {
-            self.file("/image", "");
+            self.machine.file("/image", "");
             self.device("7:0", "loop0");
-            self.file("/sys/devices/virtual/block/loop0/loop/backing_file", "/image\n");
+            self.add("/sys/devices/virtual/block/loop0/loop/backing_file -> /image");
         }
 
         /// The device number that files below the root really have.
         fn dev(&self) -> Dev {
-            dev_of(std::fs::metadata(self.root.path()).expect("there").dev()).expect("fits")
+            dev_of(std::fs::metadata(self.machine.path("/")).expect("there").dev()).expect("fits")
         }
 
         fn order(&self, mounts: &[Mount]) -> Vec<String> {
@@ -229,12 +221,12 @@ mod tests {
     #[test]
     fn without_stacks_the_order_is_the_reverse_of_mounting() {
         let mounts = [mount((8, 1), "/"), mount((8, 2), "/home"), mount((8, 3), "/var")];
-        assert_eq!(Machine::new().order(&mounts), ["/var", "/home", "/"]);
+        assert_eq!(Stacks::new().order(&mounts), ["/var", "/home", "/"]);
     }
 
     #[test]
     fn a_loop_mount_is_frozen_before_the_file_system_with_its_file() {
-        let machine = Machine::new();
+        let machine = Stacks::new();
         machine.loop_device();
         // Mounted before the file system that stores it was: reverse mount order would hang.
         let mounts = [mount((7, 0), "/loop"), mount(machine.dev(), "/data")];
@@ -247,21 +239,21 @@ mod tests {
 
     #[test]
     fn a_loop_whose_file_cannot_be_found_is_frozen_before_all_others() {
-        let machine = Machine::new();
+        let machine = Stacks::new();
         machine.device("7:0", "loop0");
-        machine.file("/sys/devices/virtual/block/loop0/loop/backing_file", "/in/another/namespace (deleted)\n");
+        machine.add("/sys/devices/virtual/block/loop0/loop/backing_file -> /in/another/namespace (deleted)");
         let mounts = [mount((7, 0), "/loop"), mount((8, 1), "/"), mount((8, 2), "/data")];
         assert_eq!(machine.order(&mounts)[0], "/loop");
     }
 
     #[test]
     fn a_loop_on_a_file_system_that_is_never_frozen_is_below_nobody() {
-        let machine = Machine::new();
+        let machine = Stacks::new();
         machine.loop_device();
         machine.device("7:1", "loop1");
-        machine.file("/sys/devices/virtual/block/loop1/loop/backing_file", "/image\n");
+        machine.add("/sys/devices/virtual/block/loop1/loop/backing_file -> /image");
         machine.device("253:0", "dm-0");
-        machine.link("/sys/devices/virtual/block/dm-0/slaves/loop1", "../../loop1");
+        machine.add("/sys/devices/virtual/block/dm-0/slaves/loop1 => ../../loop1");
         // The file is there, on none of these: as good as a disk.
         let ordered = stored_last(&machine.host, vec![mount((7, 0), "/a"), mount((253, 0), "/b")]);
         assert!(ordered.iter().all(|ordered| ordered.stored_on.is_empty()));
@@ -269,25 +261,22 @@ mod tests {
 
     #[test]
     fn the_loop_may_be_under_a_mapped_device_and_a_partition() {
-        let machine = Machine::new();
+        let machine = Stacks::new();
         machine.loop_device();
         machine.device("259:0", "loop0/loop0p1");
         machine.device("253:0", "dm-0");
-        machine.link("/sys/devices/virtual/block/dm-0/slaves/loop0p1", "../../loop0/loop0p1");
+        machine.add("/sys/devices/virtual/block/dm-0/slaves/loop0p1 => ../../loop0/loop0p1");
         let mounts = [mount((253, 0), "/mapped"), mount((8, 1), "/other"), mount(machine.dev(), "/data")];
         assert_eq!(machine.order(&mounts), ["/other", "/mapped", "/data"]);
     }
 
     #[test]
     fn the_loop_may_be_under_any_device_of_a_btrfs() {
-        let machine = Machine::new();
+        let machine = Stacks::new();
         machine.loop_device();
         machine.device("8:16", "sdb");
         for name in ["sdb", "loop0"] {
-            machine.link(
-                &format!("/sys/fs/btrfs/6d1b/devices/{name}"),
-                &format!("../../../../devices/virtual/block/{name}"),
-            );
+            machine.add(&format!("/sys/fs/btrfs/6d1b/devices/{name} => ../../../../devices/virtual/block/{name}"));
         }
         let pool = Mount { fs_type: "btrfs".into(), ..mount((8, 16), "/pool") };
         assert_eq!(machine.order(&[pool, mount(machine.dev(), "/data")]), ["/pool", "/data"]);
@@ -295,11 +284,11 @@ mod tests {
 
     #[test]
     fn devices_that_are_stored_on_each_other_do_not_hang_us() {
-        let machine = Machine::new();
+        let machine = Stacks::new();
         machine.device("253:0", "dm-0");
         machine.device("253:1", "dm-1");
-        machine.link("/sys/devices/virtual/block/dm-0/slaves/dm-1", "../../dm-1");
-        machine.link("/sys/devices/virtual/block/dm-1/slaves/dm-0", "../../dm-0");
+        machine.add("/sys/devices/virtual/block/dm-0/slaves/dm-1 => ../../dm-1");
+        machine.add("/sys/devices/virtual/block/dm-1/slaves/dm-0 => ../../dm-0");
         machine.loop_device();
         let mounts = [mount((253, 0), "/a"), mount((253, 1), "/b"), mount((7, 0), "/c"), mount(machine.dev(), "/")];
         assert_eq!(machine.order(&mounts).len(), 4);

@@ -34,8 +34,7 @@ pub(super) fn reason_to_skip(mount: &Mount) -> Option<&'static str> {
         return Some("something else is mounted over it");
     }
     // Its daemon may hang, or wait for a disk that is frozen by then.
-    let by_daemon = mount.fs_type == "fuseblk" || mount.fs_type.starts_with("fuse");
-    by_daemon.then_some("a program serves it (FUSE)")
+    mount.fs_type.starts_with("fuse").then_some("a program serves it (FUSE)")
 }
 
 /// `/mnt/` and `/mnt//` mean `/mnt`.
