@@ -55,13 +55,16 @@ dump)
 daemon)
     printf '%s\n' "\$@" >"$ROOT/arguments"
     [ -e "$ROOT/busy" ] && { echo "port is busy" >&2; exit 1; }
+    rm -f "$ROOT/ready"
     (
         trap 'rm -f "\$pidfile"; exit 0' TERM
         [ -e "$ROOT/deaf" ] && trap '' TERM
         trap ': >"$ROOT/reloaded"' HUP
+        : >"$ROOT/ready"
         while :; do sleep 0.1; done
     ) </dev/null >/dev/null 2>&1 &
     echo \$! >"\$pidfile"
+    until [ -e "$ROOT/ready" ]; do sleep 0.1; done
     ;;
 esac
 AGENT
@@ -87,6 +90,15 @@ fail() {
     failures=$((failures + 1))
 }
 
+# Whether a file appears within half a minute.
+appears() {
+    tries=300
+    until [ -e "$1" ]; do
+        [ $((tries -= 1)) -gt 0 ] || return 1
+        sleep 0.1
+    done
+}
+
 argument() {
     grep -qxF -e "$1" "$ROOT/arguments" || fail "argument $1 missing in: $(tr '\n' ' ' <"$ROOT/arguments")"
 }
@@ -108,8 +120,7 @@ before=$(pid)
 expect 0 'already running' start
 [ "$(pid)" = "$before" ] || fail "second start made another agent"
 expect 0 '' reload
-sleep 0.5
-[ -e "$ROOT/reloaded" ] || fail "no HUP"
+appears "$ROOT/reloaded" || fail "no HUP"
 expect 0 '' restart
 [ "$(pid)" = "$before" ] && fail "restart kept the agent"
 before=$(pid)
