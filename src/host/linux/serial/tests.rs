@@ -85,7 +85,7 @@ fn a_virtio_disk_that_never_answers_has_no_serial() {
     nix::unistd::mkfifo(&machine.path(&format!("{vda}/serial")), nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
     let start = std::time::Instant::now();
     assert_eq!(serial(&machine, "vda"), None);
-    assert!(start.elapsed() < std::time::Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
 }
 
 #[test]
