@@ -1,7 +1,7 @@
 //! QEMU guest agent: the library behind the `qemu-ga` daemon.
 //!
 //! The path of one request: `channel` -> `protocol::frame` -> `protocol::request` -> `session` ->
-//! `agent` with the row of `commands` and `policy` -> handler -> `protocol::reply` -> `channel`.
+//! `dispatch` with `policy` and the row of `commands` -> handler -> `protocol::reply` -> `channel`.
 
 pub mod agent;
 pub mod channel;
@@ -9,6 +9,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod daemon;
+pub mod dispatch;
 pub mod freeze;
 pub mod host;
 pub mod keyfile;

@@ -18,12 +18,13 @@ use crate::agent::Agent;
 use crate::channel::{Endpoint, Input, Link};
 use crate::config::Config;
 use crate::daemon::Lifecycle;
+use crate::dispatch::Piece;
 use crate::host::linux::malloc;
 use crate::log::{AUDIT, LogControl, excerpt};
 use crate::output::Output;
 use crate::protocol::error::os_reason;
 use crate::protocol::frame::{Event, Framer, Limits};
-use crate::session::{Piece, STUCK_LIMIT, Session};
+use crate::session::{STUCK_LIMIT, Session};
 
 use reopen::Reopen;
 use signals::Signals;

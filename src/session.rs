@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::agent::Agent;
 use crate::commands::{self, Command, Lane, Stop, Undo};
+use crate::dispatch::{self, Done, Piece};
 use crate::output::Output;
 use crate::protocol::error::{Error, Result};
 use crate::protocol::message::Message;
@@ -43,24 +44,6 @@ pub struct Job {
     pub request: Request,
     /// Tells it that it may end early.
     pub stop: Stop,
-}
-
-/// What a finished job leaves.
-#[derive(Default)]
-pub struct Done {
-    /// The whole reply line; empty when there is none, or when it was streamed.
-    pub reply: Vec<u8>,
-    /// How to take back what the command made, should nobody hear of it.
-    pub undo: Option<Undo>,
-}
-
-/// A part of a streamed reply.
-#[derive(Debug)]
-pub struct Piece {
-    /// The next bytes.
-    pub bytes: Vec<u8>,
-    /// What completes the line should no more pieces follow; `None` in the last piece.
-    pub cut: Option<Vec<u8>>,
 }
 
 /// What is owed to the client, and what runs.
@@ -181,7 +164,7 @@ impl Session {
             self.ready(out, |bytes| reply::error(bytes, &error, request.id()));
             return Some(request.into_message());
         };
-        if !self.owes() && agent.answer(row, &request, out.tail()) {
+        if !self.owes() && dispatch::answer(agent, row, &request, out.tail()) {
             return Some(request.into_message());
         }
         let barrier = row.lane == Lane::Barrier && agent.check(row).is_ok();
@@ -307,7 +290,7 @@ impl Session {
             }
             match agent.check(job.row) {
                 Err(error) => reply::error(out.tail(), &error, job.request.id()),
-                Ok(()) if agent.answer(job.row, &job.request, out.tail()) => {}
+                Ok(()) if dispatch::answer(agent, job.row, &job.request, out.tail()) => {}
                 Ok(()) => {
                     self.head = Some(Head::Waiting(job));
                     self.start_head(now, out);

@@ -11,11 +11,11 @@ use qemu_ga::agent::Agent;
 use qemu_ga::cli::Args;
 use qemu_ga::commands::{self, Stop};
 use qemu_ga::config::Config;
+use qemu_ga::dispatch::{self, Piece};
 use qemu_ga::host::Host;
 use qemu_ga::host::fake::FakeKernel;
 use qemu_ga::protocol::frame::{Event, Framer};
 use qemu_ga::protocol::request::Request;
-use qemu_ga::session::Piece;
 use qemu_ga::state::State;
 
 const ALLOWED: &[&str] = &[
@@ -66,12 +66,12 @@ fuzz_target!(|data: &[u8]| {
             continue;
         }
         let mut reply = Vec::new();
-        if !agent.answer(row, &request, &mut reply) {
+        if !dispatch::answer(&agent, row, &request, &mut reply) {
             let pieces = |piece: Piece| {
                 reply.extend(piece.bytes);
                 true
             };
-            let done = agent.work(row, &request, &Stop::default(), pieces);
+            let done = dispatch::work(&agent, row, &request, &Stop::default(), pieces);
             reply.extend(done.reply);
         }
         let line = reply.strip_prefix(b"\xff").unwrap_or(&reply);

@@ -91,11 +91,11 @@ type Run = for<'m> fn(&Ctx<'_>, Option<Members<'m>>) -> Result<Body>;
 
 impl Command {
     /// A command that runs on a worker, answers, and is refused while frozen.
-    const fn new(name: &'static str, run: Run) -> Command {
+    pub(crate) const fn new(name: &'static str, run: Run) -> Command {
         Command { name, run, lane: Lane::Worker, while_frozen: false, replies: true, delimited: false }
     }
 
-    const fn lane(self, lane: Lane) -> Command {
+    pub(crate) const fn lane(self, lane: Lane) -> Command {
         Command { lane, ..self }
     }
 
@@ -178,7 +178,7 @@ impl<'a> Ctx<'a> {
     }
 
     /// Typed arguments in, typed result out.
-    fn call<'m, A, R>(
+    pub(crate) fn call<'m, A, R>(
         &self,
         handler: impl FnOnce(&Ctx<'_>, A) -> Result<R>,
         arguments: Option<Members<'m>>,
@@ -227,49 +227,3 @@ pub trait Stream: Send {
 /// `{}`: the result of commands that return nothing.
 #[derive(Debug, Serialize)]
 pub struct Empty {}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::host::fake::FakeKernel;
-
-    #[test]
-    fn what_would_wait_is_answered_by_a_worker_alone() {
-        // Whatever it makes of the refusal.
-        const ROW: Command = Command::new("guest-waits", |cx, a| {
-            cx.call(
-                |cx, _: args::Empty| Ok(cx.host.read("/etc/never looked for").is_ok() || cx.host.may_wait().is_ok()),
-                a,
-            )
-        })
-        .lane(Lane::Prompt);
-        let host = Host::new("/nonexistent", Box::new(FakeKernel::default()));
-        let agent = testing::agent(host, testing::config());
-        let request = testing::request("guest-waits", &serde_json::json!({}));
-        let mut out = Vec::new();
-        assert!(!agent.answer(&ROW, &request, &mut out));
-        assert_eq!(out, b"");
-        assert_eq!(agent.work(&ROW, &request, &Stop::default(), |_| true).reply, b"{\"return\": true}\n");
-        // Nothing of it sticks to the next one.
-        const PROMPT: Command =
-            Command::new("guest-prompt", |cx, a| cx.call(|_, _: args::Empty| Ok(1), a)).lane(Lane::Prompt);
-        assert!(agent.answer(&PROMPT, &request, &mut out));
-        assert_eq!(out, b"{\"return\": 1}\n");
-    }
-
-    #[test]
-    fn a_handler_that_panics_costs_an_error_reply_and_nothing_else() {
-        const BROKEN: Command = Command::new("guest-broken", |_, _| panic!("a bug")).lane(Lane::Prompt);
-        let host = Host::new("/nonexistent", Box::new(FakeKernel::default()));
-        let agent = testing::agent(host, testing::config());
-        let request = testing::request("guest-broken", &serde_json::json!({}));
-        let expected =
-            "{\"error\": {\"class\": \"GenericError\", \"desc\": \"guest-broken failed on an internal error\"}}\n";
-        let mut inline = Vec::new();
-        assert!(agent.answer(&BROKEN, &request, &mut inline));
-        assert_eq!(String::from_utf8_lossy(&inline), expected);
-        let done = agent.work(&BROKEN, &request, &Stop::default(), |_| true);
-        assert_eq!(String::from_utf8_lossy(&done.reply), expected);
-        assert!(find("guest-ping").is_some_and(|row| agent.check(row).is_ok()));
-    }
-}

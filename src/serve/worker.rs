@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
 use crate::agent::Agent;
+use crate::dispatch::{self, Done, Piece};
 use crate::protocol::message::Message;
-use crate::session::{Done, Job, Piece};
+use crate::session::Job;
 
 /// What workers tell the loop.
 pub(super) enum Report {
@@ -49,7 +50,7 @@ pub(super) fn start(job: impl FnOnce(Place) + Send + 'static) {
 pub(super) fn work(agent: &Agent, job: Job, reporter: &mpsc::UnboundedSender<Report>, place: Place) {
     let mut pieces: Option<mpsc::Sender<Piece>> = None;
     let mut whole = Vec::new();
-    let mut done = agent.work(job.row, &job.request, &job.stop, |piece| {
+    let mut done = dispatch::work(agent, job.row, &job.request, &job.stop, |piece| {
         if place == Place::Loop {
             whole.extend_from_slice(&piece.bytes);
             return true;

@@ -8,6 +8,7 @@ use super::reply::Reply;
 use super::*;
 use crate::agent::Agent;
 use crate::commands::testing::{self, call};
+use crate::dispatch;
 use crate::host::Host;
 use crate::host::linux::spawn::Exit;
 use crate::protocol::frame::{Event, Framer};
@@ -381,7 +382,7 @@ fn stream_to_client(agent: &Agent, pid: i64, gone: bool) {
     assert!(session.message(message, now, agent, &mut out).is_none(), "it goes to a worker");
     let job = session.take_jobs().pop().expect("a job");
     let mut pieces = Vec::new();
-    let done = agent.work(job.row, &job.request, &job.stop, |piece| {
+    let done = dispatch::work(agent, job.row, &job.request, &job.stop, |piece| {
         pieces.push(piece);
         true
     });

@@ -3,6 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::agent::Agent;
 use crate::commands::testing;
+use crate::dispatch;
 use crate::host::Host;
 use crate::host::fake::FakeKernel;
 
@@ -72,7 +73,7 @@ fn sixty_four_kibibytes_to_a_file_in_memory_are_written_on_the_loop() {
         crate::protocol::base64::encode(&vec![7; bytes], &mut text);
         let text = String::from_utf8(text).expect("base64");
         let request = testing::request("guest-file-write", &json!({"handle": handle, "buf-b64": text}));
-        agent.answer(row, &request, &mut Vec::new())
+        dispatch::answer(&agent, row, &request, &mut Vec::new())
     };
     assert!(on_the_loop(INLINE - 1) && on_the_loop(INLINE));
     assert!(!on_the_loop(INLINE + 3));
