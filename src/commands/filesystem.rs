@@ -148,7 +148,8 @@ impl<'de> Deserialize<'de> for Bytes {
                 u64::try_from(value).map(Bytes).map_err(negative)
             }
         }
-        value.deserialize_u64(Visitor)
+        // As it is written: to `deserialize_u64` a negative number is one with the same bits.
+        value.deserialize_any(Visitor)
     }
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::commands::golden;
+use crate::commands::{golden, testing};
 use crate::host::fake::{self, Effect};
 use crate::host::fixture::Machine;
 use std::fmt::Write;
@@ -207,13 +207,17 @@ fn what_cannot_discard_is_not_asked() {
 
 #[test]
 fn the_minimum_has_64_bits_and_no_sign() {
-    let parse = |json: &str| {
-        let value: serde_json::Value = serde_json::from_str(json).expect("JSON");
-        Bytes::deserialize(value).map(|bytes| bytes.0).map_err(|error| error.to_string())
+    let parse = |minimum: &str| {
+        let arguments = format!("{{\"minimum\":{minimum}}}").parse().expect("JSON");
+        let request = testing::request("guest-fstrim", &arguments);
+        let args = args::parse::<Fstrim>(request.arguments()).map_err(|error| error.desc)?;
+        Ok(args.minimum.map(|minimum| minimum.0))
     };
-    assert_eq!(parse("18446744073709551615"), Ok(u64::MAX));
-    assert_eq!(parse("0"), Ok(0));
+    assert_eq!(parse("18446744073709551615"), Ok(Some(u64::MAX)));
+    assert_eq!(parse("0"), Ok(Some(0)));
     assert_eq!(parse("-1"), Err("Parameter 'minimum' may not be negative".to_owned()));
-    assert!(parse("1.5").is_err());
-    assert!(parse("\"1\"").is_err());
+    for other in ["1.5", "\"1\"", "null", "true", "[]", "{}"] {
+        let expected = "Invalid parameter type for 'minimum', expected: integer".to_owned();
+        assert_eq!(parse(other), Err(expected), "{other}");
+    }
 }
