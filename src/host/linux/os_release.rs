@@ -4,19 +4,20 @@ use std::collections::HashMap;
 
 /// The assignments of a file, by name; the last one of a name counts.
 ///
-/// Values are read as a shell would read them: quoted or not, in any mixture. A line that is no
-/// assignment is skipped by itself.
+/// Values are read as a shell would read them: quoted or not, in any mixture. Blanks around the `=`,
+/// which a shell refuses, do no harm. A line that is no assignment is skipped by itself.
 pub fn parse(text: &str) -> HashMap<&str, String> {
     text.lines().filter_map(assignment).collect()
 }
 
 fn assignment(line: &str) -> Option<(&str, String)> {
-    let (name, value) = line.trim_start().split_once('=')?;
+    let (name, value) = line.split_once('=')?;
+    let name = name.trim();
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if name.is_empty() || !name.chars().all(is_name) {
         return None;
     }
-    Some((name, unquote(value)?))
+    Some((name, unquote(value.trim_start())?))
 }
 
 /// One word of a shell's assignment; `None` when a quotation mark has no partner.
@@ -35,7 +36,8 @@ fn unquote(text: &str) -> Option<String> {
                 match rest.next()? {
                     '"' => break,
                     '\\' => match rest.next()? {
-                        c @ ('$' | '"' | '\\' | '`') => word.push(c),
+                        // os-release(5) wants both kinds of quotation marks escaped.
+                        c @ ('$' | '"' | '\'' | '\\' | '`') => word.push(c),
                         c => word.extend(['\\', c]),
                     },
                     c => word.push(c),
@@ -75,6 +77,8 @@ mod tests {
             ("A=cut;here", "cut"),
             ("A=a\\ b", "a b"),
             ("  A=indented\r", "indented"),
+            ("A = spaced", "spaced"),
+            ("A=\t\"spaced\" ", "spaced"),
             ("A=first\nA=second", "second"),
             ("A=a=b", "a=b"),
             ("A=\"Zażółć\"", "Zażółć"),
@@ -82,6 +86,12 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(value(text).as_deref(), Some(expected), "{text}");
         }
+    }
+
+    #[test]
+    fn an_apostrophe_in_double_quotes_may_be_escaped() {
+        let text = r#"A="Unit test \"\'\$\`\\ and \\\" etc.""#;
+        assert_eq!(value(text).as_deref(), Some(r#"Unit test "'$`\ and \" etc."#));
     }
 
     #[test]
