@@ -24,6 +24,9 @@ use super::descriptors;
 /// Where programs are looked for when there is no `PATH` at all.
 const DEFAULT_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// The longest name that a directory of Linux can hold.
+const NAME_MAX: usize = 255;
+
 /// Runs text files without `#!`, as `execvp` has it.
 const SHELL: &CStr = c"/bin/sh";
 
@@ -112,6 +115,10 @@ impl Program<'_> {
     fn candidates(&self, env: &[CString]) -> io::Result<Vec<CString>> {
         if self.path.is_empty() || self.path.contains('/') {
             return Ok(vec![CString::new(self.path)?]);
+        }
+        // No directory can hold it; a path that is too long only means the next directory.
+        if self.path.len() > NAME_MAX {
+            return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
         }
         let of_env = env.iter().find_map(|entry| entry.to_bytes().strip_prefix(b"PATH="));
         let path = match of_env {

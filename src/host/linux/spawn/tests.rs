@@ -53,6 +53,13 @@ fn a_search_goes_on_after_a_file_that_may_not_be_executed() {
 }
 
 #[test]
+fn a_name_that_is_too_long_for_any_directory_is_said_to_be() {
+    let name = "x".repeat(300);
+    let error = Program { path: &name, ..Program::default() }.spawn().expect_err("no such name");
+    assert_eq!(error.raw_os_error(), Some(libc::ENAMETOOLONG));
+}
+
+#[test]
 fn descriptors_without_close_on_exec_are_not_inherited() {
     let null = open("/dev/null", OFlag::O_RDONLY, Mode::empty()).expect("no O_CLOEXEC");
     let path = format!("/proc/self/fd/{}", null.as_raw_fd());
