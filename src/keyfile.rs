@@ -142,23 +142,25 @@ fn group_name(line: &[u8]) -> Option<&[u8]> {
 }
 
 fn checked_group(name: &[u8]) -> Result<String> {
-    let refused = || KeyFileError::GroupName(lossy(name));
-    let name = std::str::from_utf8(name).map_err(|_| refused())?;
+    // A name in another encoding is the name of nothing that is ours.
+    let name = lossy(name);
     let bad = name.is_empty() || name.chars().any(|c| c == '[' || c.is_control());
-    if bad { Err(refused()) } else { Ok(name.into()) }
+    if bad { Err(KeyFileError::GroupName(name)) } else { Ok(name) }
 }
 
 /// A key may carry a locale, `key[de_DE]`; brackets elsewhere are refused.
 fn checked_key(key: &[u8]) -> Result<String> {
-    let refused = || KeyFileError::KeyName(lossy(key));
-    let key = std::str::from_utf8(key).map_err(|_| refused())?;
+    let key = lossy(key);
     let (name, locale) = match key.split_once('[') {
-        Some((name, rest)) => (name, Some(rest.strip_suffix(']').ok_or_else(refused)?)),
-        None => (key, None),
+        Some((name, rest)) => match rest.strip_suffix(']') {
+            Some(locale) => (name, Some(locale)),
+            None => return Err(KeyFileError::KeyName(key)),
+        },
+        None => (&*key, None),
     };
     let name_ok = !name.is_empty() && !name.contains(']') && !name.ends_with(' ');
     let locale_ok = locale.is_none_or(|text| text.chars().all(|c| c.is_alphanumeric() || "-_.@".contains(c)));
-    if name_ok && locale_ok { Ok(key.into()) } else { Err(refused()) }
+    if name_ok && locale_ok { Ok(key) } else { Err(KeyFileError::KeyName(key)) }
 }
 
 /// Resolves escapes; `None` for an unknown or unfinished one.
@@ -251,6 +253,12 @@ mod tests {
         assert_eq!(value_of(r"\sa\tb\\c\n").unwrap().as_deref(), Some(" a\tb\\c\n"));
         assert_eq!(value_of(r"a\qb").unwrap_err(), KeyFileError::Value("k".into()));
         assert_eq!(value_of(r"a\").unwrap_err(), KeyFileError::Value("k".into()));
+    }
+
+    #[test]
+    fn names_in_another_encoding_are_of_nobodys_concern() {
+        let file = KeyFile::parse(b"[gr\xfcn]\nk=1\n[g]\nschl\xfcssel=1\nk=2\n").unwrap();
+        assert_eq!(file.string("g", "k").unwrap().as_deref(), Some("2"));
     }
 
     #[test]
