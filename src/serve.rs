@@ -198,7 +198,9 @@ impl Server {
                 }
                 Some(report) = self.reports.recv() => self.report(report),
                 piece = next_piece(&mut self.stream), if want_piece => self.piece(piece),
-                () = std::future::ready(()), if more => {}
+                // Signals reach us through the runtime, which has its turn when we give way: input
+                // that never runs dry would keep both out.
+                () = tokio::task::yield_now(), if more => {}
                 result = link.wait(want_read, want_write) => {
                     if let Err(error) = result {
                         return End::Lost(error);
