@@ -71,11 +71,13 @@ impl Formatter for Ascii {
         out.write_all(b": ")
     }
 
-    /// Whole numbers lose their `.0`, as with `%.17g`.
+    /// Whole numbers are written as integers up to the 17 digits at which `%.17g` takes to an exponent:
+    /// to a client the one is an integer and the other is not.
     fn write_f64<W: io::Write + ?Sized>(&mut self, out: &mut W, number: f64) -> io::Result<()> {
-        let mut text = Vec::with_capacity(24);
-        CompactFormatter.write_f64(&mut text, number)?;
-        out.write_all(text.strip_suffix(b".0").unwrap_or(&text))
+        if number.fract() == 0.0 && number.abs() < 1e17 {
+            return write!(out, "{number:.0}");
+        }
+        CompactFormatter.write_f64(out, number)
     }
 
     fn write_string_fragment<W: io::Write + ?Sized>(&mut self, out: &mut W, text: &str) -> io::Result<()> {
@@ -123,6 +125,10 @@ mod tests {
     #[test]
     fn whole_doubles_have_no_fraction() {
         assert_eq!(text(&[1.0, -0.0, 0.1, -1.5, 1e100]), "[1, -0, 0.1, -1.5, 1e+100]");
+        assert_eq!(
+            text(&[1e15, 1e16, -99_999_999_999_999_984.0, 1e17]),
+            "[1000000000000000, 10000000000000000, -99999999999999984, 1e+17]"
+        );
     }
 
     #[test]
