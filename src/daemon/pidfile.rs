@@ -48,6 +48,9 @@ impl PidFile {
             let mut options = File::options();
             options.read(true).write(true).create(true).truncate(false).mode(0o600);
             let file = options.open(&path).map_err(failed)?;
+            if !file.metadata().map_err(failed)?.is_file() {
+                return Err(failed(io::Error::other("it is no regular file")));
+            }
             lock(&file, Wait::No).map_err(PidFileError::Lock)?;
             let pidfile = PidFile { path: path.clone(), file, left: false };
             // Its former owner may have removed it in the meantime.
@@ -164,6 +167,15 @@ mod tests {
         fs::write(&path, "another's").unwrap();
         drop(pidfile);
         assert_eq!(fs::read_to_string(&path).unwrap(), "another's");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_neither_taken_nor_removed() {
+        let (_dir, path) = scene();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let text = format!("Could not create '{}': it is no regular file", path.display());
+        assert_eq!(PidFile::lock(&path).unwrap_err().to_string(), text);
+        assert!(path.exists(), "somebody else's file was removed");
     }
 
     #[test]
