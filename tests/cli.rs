@@ -232,6 +232,7 @@ fn arguments_need_not_be_utf8() {
 fn a_failed_start_has_status_1_and_names_the_object() {
     let scene = Scene::new();
     let in_place = ["-m", "unix-listen", "-p", "s", "-t", "."];
+    nix::unistd::mkfifo(&scene.path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     for (args, reasons) in [
         (
             &["-p", "none", "-t", "."][..],
@@ -246,6 +247,8 @@ fn a_failed_start_has_status_1_and_names_the_object() {
             &[&in_place[..], &["-l", "no/log"]].concat(),
             &["unable to open specified log file: No such file or directory"],
         ),
+        // A FIFO that nobody reads.
+        (&[&in_place[..], &["-l", "fifo"]].concat(), &["unable to open specified log file: No such device"]),
         (&[&in_place[..], &["-d", "-f", "no/pid"]].concat(), &["Could not create '", "No such file or directory"]),
     ] {
         let (status, _, stderr) = outcome(&scene.run(args));
@@ -267,6 +270,19 @@ fn term_and_int_end_a_quiet_agent_with_status_0() {
         assert_eq!((status.code(), stderr.as_str()), (Some(0), ""), "{signal}");
         assert!(!scene.path("pid").exists());
         assert_eq!(scene.read("qga.state"), "[global]\nfd_counter=1000\n");
+    }
+}
+
+#[test]
+fn input_that_never_runs_dry_does_not_keep_a_term_out() {
+    let scene = Scene::new();
+    for method in ["virtio-serial", "isa-serial"] {
+        let child = scene.command(&["-m", method, "-p", "/dev/zero", "-t", "."]).spawn().unwrap();
+        let mut agent = Agent { child: Some(child), pid: None };
+        soon("the start", || scene.path("qga.state").exists().then_some(()));
+        agent.signal(Signal::SIGTERM);
+        soon("the end of the agent", || (!agent.is_running()).then_some(()));
+        fs::remove_file(scene.path("qga.state")).unwrap();
     }
 }
 

@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
 use nix::libc::PIPE_BUF;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::fstat;
@@ -36,7 +38,9 @@ impl Sink {
     }
 
     pub(super) fn file(path: &Path) -> io::Result<Sink> {
-        let file = File::options().append(true).create(true).open(path)?;
+        // A FIFO that nobody reads, or a terminal, may not stop us; the latter is not to be ours.
+        let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let file = File::options().append(true).create(true).custom_flags(flags.bits()).open(path)?;
         Ok(Sink::File(file, std::path::absolute(path)?))
     }
 
