@@ -27,7 +27,6 @@ use crate::protocol::frame::{Event, Framer, Limits};
 use crate::session::{STUCK_LIMIT, Session};
 
 use reopen::Reopen;
-use signals::Signals;
 use worker::{Report, start, work};
 
 /// Bytes read at a time: enough for a usual request, and for one of those that move files.
@@ -38,7 +37,7 @@ const READ_LARGE: usize = 128 << 10;
 const OUTPUT_HIGH: usize = 1 << 20;
 
 /// Reads in a row before signals and timers are looked at again.
-const BURST: usize = 16;
+const BURST: usize = 4;
 
 /// Buffers above this are given back to the system when nothing came for `KEEP_BUFFERS`.
 const USUAL_BUFFER: usize = 64 << 10;
@@ -84,7 +83,6 @@ struct Server {
     agent: Arc<Agent>,
     log: LogControl,
     lifecycle: Lifecycle,
-    signals: Signals,
     framer: Framer,
     session: Session,
     out: Output,
@@ -103,6 +101,7 @@ struct Server {
     /// When we end although something is frozen.
     end_at: Option<Instant>,
     thawing: bool,
+    terminated: bool,
 }
 
 /// Why the loop ended.
@@ -115,12 +114,12 @@ impl Server {
     #[inline(never)] // Its temporaries would lie on the stack for the agent's whole life.
     fn new(agent: Agent, log: LogControl, lifecycle: Lifecycle) -> io::Result<Server> {
         let (reporter, reports) = mpsc::unbounded_channel();
+        signals::listen(&reporter)?;
         Ok(Server {
             framer: Framer::new(limits(&agent.config())),
             agent: Arc::new(agent),
             log,
             lifecycle,
-            signals: Signals::new()?,
             session: Session::new(),
             out: Output::default(),
             input: vec![0; READ_USUAL],
@@ -133,6 +132,7 @@ impl Server {
             thaw_at: None,
             end_at: None,
             thawing: false,
+            terminated: false,
         })
     }
 
@@ -191,12 +191,11 @@ impl Server {
             let deadline = self.deadline();
             tokio::select! {
                 biased;
-                signal = self.signals.next() => {
-                    if let Some(status) = self.signal(signal, 0) {
+                Some(report) = self.reports.recv() => {
+                    if let Some(status) = self.report(report, 0) {
                         return End::Status(status);
                     }
                 }
-                Some(report) = self.reports.recv() => self.report(report),
                 piece = next_piece(&mut self.stream), if want_piece => self.piece(piece),
                 // Signals reach us through the runtime, which has its turn when we give way: input
                 // that never runs dry would keep both out.
@@ -222,13 +221,12 @@ impl Server {
             let deadline = self.deadline();
             tokio::select! {
                 biased;
-                signal = self.signals.next() => {
+                Some(report) = self.reports.recv() => {
                     let status = if reopen.has_worked() { 0 } else { 1 };
-                    if let Some(status) = self.signal(signal, status) {
+                    if let Some(status) = self.report(report, status) {
                         return Err(status);
                     }
                 }
-                Some(report) = self.reports.recv() => self.report(report),
                 opened = reopen.next() => match opened {
                     Some(link) => return Ok(link),
                     None => return Err(1),
@@ -243,7 +241,7 @@ impl Server {
     }
 
     fn may_read(&mut self) -> bool {
-        !self.half_closed && self.out.len() < OUTPUT_HIGH && self.session.has_room(Instant::now())
+        !self.half_closed && self.out.len() < OUTPUT_HIGH && self.session.has_room(Instant::now)
     }
 
     /// Reads, answers and writes until there is nothing to do without waiting. True when there is
@@ -306,7 +304,7 @@ impl Server {
         }
         let now = Instant::now();
         let mut rest = &self.input[self.unread.clone()];
-        while self.out.len() < OUTPUT_HIGH && self.session.has_room(now) {
+        while self.out.len() < OUTPUT_HIGH && self.session.has_room(|| now) {
             match self.framer.next(&mut rest) {
                 None => break,
                 Some(Event::Reset(error)) => self.session.reset(error, &mut self.out),
@@ -363,9 +361,12 @@ impl Server {
         self.start_jobs();
     }
 
-    fn report(&mut self, report: Report) {
+    /// Acts on a report. `status` is the exit status of an agent that is told to end now; it is
+    /// given back if it is to.
+    fn report(&mut self, report: Report, status: u8) -> Option<u8> {
         let now = Instant::now();
         match report {
+            Report::Signal(signal) => return self.signal(signal, status),
             Report::Stream(seq, pieces) => self.stream = Some((seq, pieces)),
             Report::Done(seq, done, message) => {
                 self.framer.recycle(message);
@@ -382,6 +383,7 @@ impl Server {
             }
         }
         self.start_jobs();
+        None
     }
 
     /// Takes the pieces of a stream whose job has ended; they are all there.

@@ -112,8 +112,8 @@ impl Session {
     }
 
     /// Whether the channel may be read on. When not, it may again after `deadline`.
-    pub fn has_room(&self, now: Instant) -> bool {
-        !self.is_full() || self.stuck_at().is_some_and(|at| at <= now)
+    pub fn has_room(&self, now: impl FnOnce() -> Instant) -> bool {
+        !self.is_full() || self.stuck_at().is_some_and(|at| at <= now())
     }
 
     /// When `tick` should be called next, or `has_room` changes by itself.

@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 const AGENT: &str = env!("CARGO_BIN_EXE_qemu-ga");
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A directory of its own for each test, with what an agent leaves there.
 struct Scene {

@@ -52,8 +52,8 @@ impl Server {
             Signal::End(number) if self.agent.freezer.is_busy() => {
                 // Nothing may stay frozen: wait for the thaw, but not for ever.
                 self.agent.freezer.refuse_from_now_on();
-                let again = self.end_at.is_some() && number == nix::libc::SIGTERM && self.signals.terminated_before();
-                if again {
+                let again = number == nix::libc::SIGTERM && std::mem::replace(&mut self.terminated, true);
+                if again && self.end_at.is_some() {
                     return Some(self.end_now());
                 }
                 let limit = Instant::now() + END_FROZEN;

@@ -2,7 +2,10 @@
 
 use std::io;
 
-use tokio::signal::unix::{self, SignalKind};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::worker::Report;
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,38 +16,27 @@ pub(super) enum Signal {
     Reload,
 }
 
-/// The signals of this process, from now on.
-pub(super) struct Signals {
-    terminate: unix::Signal,
-    interrupt: unix::Signal,
-    hang_up: unix::Signal,
-    terminations: u32,
-}
-
-impl Signals {
-    pub(super) fn new() -> io::Result<Signals> {
-        Ok(Signals {
-            terminate: unix::signal(SignalKind::terminate())?,
-            interrupt: unix::signal(SignalKind::interrupt())?,
-            hang_up: unix::signal(SignalKind::hangup())?,
-            terminations: 0,
-        })
-    }
-
-    /// The next signal. Safe to cancel.
-    pub(super) async fn next(&mut self) -> Signal {
-        tokio::select! {
-            _ = self.terminate.recv() => {
-                self.terminations += 1;
-                Signal::End(nix::libc::SIGTERM)
+/// From now on the loop hears of these signals. A task of its own waits for them, so that a request
+/// costs no look at them.
+///
+/// # Errors
+/// When the system refuses the handlers.
+pub(super) fn listen(reporter: &mpsc::UnboundedSender<Report>) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let reporter = reporter.clone();
+    tokio::spawn(async move {
+        loop {
+            let signal = tokio::select! {
+                _ = terminate.recv() => Signal::End(nix::libc::SIGTERM),
+                _ = interrupt.recv() => Signal::End(nix::libc::SIGINT),
+                _ = hang_up.recv() => Signal::Reload,
+            };
+            if reporter.send(Report::Signal(signal)).is_err() {
+                return;
             }
-            _ = self.interrupt.recv() => Signal::End(nix::libc::SIGINT),
-            _ = self.hang_up.recv() => Signal::Reload,
         }
-    }
-
-    /// Whether the last termination was not the first one.
-    pub(super) fn terminated_before(&self) -> bool {
-        self.terminations > 1
-    }
+    });
+    Ok(())
 }

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 
+use super::signals::Signal;
 use crate::agent::Agent;
 use crate::dispatch::{self, Done, Piece};
 use crate::protocol::message::Message;
 use crate::session::Job;
 
-/// What workers tell the loop.
+/// What workers, and the task that waits for signals, tell the loop.
 pub(super) enum Report {
     /// A reply of several pieces begins.
     Stream(u64, mpsc::Receiver<Piece>),
@@ -18,6 +19,8 @@ pub(super) enum Report {
     Done(u64, Done, Message),
     /// Thawed unasked.
     Thawed,
+    /// A signal came.
+    Signal(Signal),
 }
 
 /// Who does something that may take its time.
