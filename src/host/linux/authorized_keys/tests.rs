@@ -200,3 +200,10 @@ proptest! {
         prop_assert_eq!(get(&home).is_ok_and(|keys| keys.iter().any(|k| k == key)), false);
     }
 }
+
+#[test]
+fn that_no_process_can_be_started_is_said_in_the_systems_words() {
+    let error = std::io::Error::from(nix::errno::Errno::EAGAIN);
+    let expected = "failed to act for user 'bob': Resource temporarily unavailable";
+    assert_eq!(worker::no_process("bob", &error), expected);
+}

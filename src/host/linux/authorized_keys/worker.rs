@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Action, perform};
 use crate::host::linux::spawn::{self, Program};
+use crate::protocol::error::os_reason;
 
 /// The first argument of the process.
 pub const ARGUMENT: &str = "authorized-keys-worker";
@@ -47,7 +48,11 @@ type Answer = Result<Vec<String>, String>;
 /// One sentence for the client.
 pub fn run(user: &str, action: Action) -> Answer {
     let request = Request { user: user.to_owned(), action };
-    converse(&request, DEADLINE).unwrap_or_else(|error| Err(format!("failed to act for user '{user}': {error}")))
+    converse(&request, DEADLINE).unwrap_or_else(|error| Err(no_process(user, &error)))
+}
+
+pub(super) fn no_process(user: &str, error: &io::Error) -> String {
+    format!("failed to act for user '{user}': {}", os_reason(error))
 }
 
 fn converse(request: &Request, deadline: Duration) -> io::Result<Answer> {
