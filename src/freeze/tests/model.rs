@@ -106,8 +106,7 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let mut guest = with_directory(&[("1", "[ ! -e $0-$1 ]"), ("2", "[ ! -e $0-$1 ]")]);
-        guest.set(|config| config.fsfreeze.freeze_timeout = Duration::from_millis(200));
+        let guest = with_directory(&[("1", "[ ! -e $0-$1 ]"), ("2", "[ ! -e $0-$1 ]")]);
         let frozen = Arc::new(Mutex::new(HashMap::new()));
         let plan = Arc::new(Mutex::new(Plan::default()));
         let (counts, planned) = (frozen.clone(), plan.clone());
@@ -150,6 +149,13 @@ impl World {
 
     fn agent(&self) -> &Agent {
         &self.guest.agent
+    }
+
+    /// Waits long for each call, since a busy machine is slow, unless one is going to hang.
+    fn be_patient(&mut self) {
+        let will_hang = matches!(self.plan.lock().expect("not poisoned").at, Some((_, Event::Hang)));
+        let patience = if will_hang { Duration::from_millis(300) } else { Duration::from_secs(30) };
+        self.guest.set(|config| config.fsfreeze.freeze_timeout = patience);
     }
 
     /// A new agent, as the service manager starts it.
@@ -211,6 +217,7 @@ proptest! {
         let mut world = World::new();
         let mut exact = true;
         for act in acts {
+            world.be_patient();
             let outcome = match act {
                 // The policy refuses these while frozen.
                 Act::Freeze | Act::FreezeList(_) if world.agent().freezer.is_frozen() => continue,
