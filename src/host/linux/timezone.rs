@@ -80,24 +80,29 @@ fn from_rule(text: &str) -> Option<Rules> {
     no_files.parse_posix_tz(text).ok().map(Rules::Known)
 }
 
-/// As in `+05:30`, `-03` and `0530`: east is positive, other than in POSIX rules. GLib has these.
+/// As in `+05:30`, `-3`, `053015` and `Z`: east is positive, other than in POSIX rules. GLib has these.
 fn fixed_offset(text: &str) -> Option<Rules> {
-    let (sign, digits) = match text.as_bytes().first()? {
+    if text == "Z" {
+        return Some(Rules::Fixed(0, text.to_owned()));
+    }
+    let (sign, time) = match text.as_bytes().first()? {
         b'-' => (-1, &text[1..]),
         b'+' => (1, &text[1..]),
         _ => (1, text),
     };
-    let number = |digits: &str, limit: i32| {
-        let plain = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_digit());
-        digits.parse().ok().filter(|number| plain && *number <= limit)
+    // Hours, minutes, seconds; only hours may have a single digit, and only before a colon or the end.
+    let parts: Vec<&str> = match time.len() > 2 && !time.contains(':') && time.is_ascii() {
+        true => (0..time.len()).step_by(2).map(|start| time.get(start..start + 2)).collect::<Option<_>>()?,
+        false => time.split(':').collect(),
     };
-    let (hours, rest) = digits.split_at_checked(2)?;
-    let minutes = match rest.strip_prefix(':').unwrap_or(rest) {
-        "" if rest.is_empty() => 0,
-        minutes => number(minutes, 59)?,
-    };
-    let offset = sign * (number(hours, 24)? * 3600 + minutes * 60);
-    Some(Rules::Fixed(offset, text.to_owned()))
+    let mut offset = 0;
+    for (index, (part, limit)) in parts.iter().zip([24, 59, 59]).enumerate() {
+        let plain =
+            part.bytes().all(|digit| digit.is_ascii_digit()) && (part.len() == 2 || index == 0 && part.len() == 1);
+        let number: i32 = part.parse().ok().filter(|number| plain && *number <= limit)?;
+        offset += number * [3600, 60, 1][index];
+    }
+    (parts.len() <= 3).then(|| Rules::Fixed(sign * offset, text.to_owned()))
 }
 
 #[cfg(test)]

@@ -98,9 +98,17 @@ fn the_variable_wins() {
         ("+05:30", 19800, "+05:30"),
         ("05:30", 19800, "05:30"),
         ("-03", -10800, "-03"),
+        ("-5", -18000, "-5"),
+        ("5:30:15", 19815, "5:30:15"),
+        ("+053015", 19815, "+053015"),
+        ("+24", 86400, "+24"),
+        ("Z", 0, "Z"),
     ];
     for (variable, offset, name) in cases {
         assert_eq!(at(Some(variable), &files, WINTER), is(offset, name), "{variable}");
+    }
+    for variable in ["+25", "+5:3", "+530", "+123", "+5:", "+5:60", "z", "+ 5", "+05301500", "1:2:3:4"] {
+        assert_eq!(at(Some(variable), &files, WINTER), is(0, "UTC"), "{variable}");
     }
 }
 
