@@ -252,12 +252,17 @@ fn start(path: PathBuf, program: &Program<'_>) -> io::Result<(Child, File)> {
         command.env("PATH", DEFAULT_PATH);
     }
     #[expect(unsafe_code, reason = "no safe way to say what happens between fork and exec")]
-    // SAFETY: `prepare` and prctl make nothing but system calls that are allowed after a fork.
+    // SAFETY: `prepare`, prctl and getppid make nothing but system calls that are allowed after a fork.
     unsafe {
         command.pre_exec(prepare);
         if program.tied {
-            // Sent at the end of the thread that starts it, which waits for it.
-            command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?));
+            let parent = nix::unistd::getpid();
+            command.pre_exec(move || {
+                // Sent at the end of the thread that starts it, which waits for it.
+                nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+                // It may have ended before that; nobody is left to see the error.
+                if nix::unistd::getppid() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
+            });
         }
     }
     let child = command.spawn()?;

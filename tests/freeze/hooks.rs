@@ -63,3 +63,41 @@ fn hooks_of_a_killed_agents_freeze_are_told_at_the_thaw() {
     assert_eq!(client.ask("guest-fsfreeze-thaw", json!({})), 2);
     assert_eq!(told(&bench.agent), "1 freeze\n2 freeze\n2 thaw\n1 thaw\n");
 }
+
+/// It is started and not yet tied to the agent's life: then it must not begin at all, or it would
+/// freeze after the next agent has told it to thaw.
+#[test]
+fn a_hook_that_is_just_starting_when_the_agent_is_killed_does_not_run() {
+    let Some(mut bench) = with_hooks(&[("1", "")]) else { return };
+    let mut client = bench.agent.connect();
+    assert_eq!(client.ask("guest-ping", json!({})), json!({}));
+    let pid = bench.agent.child.id();
+    let Some(mut tracer) = slow_prctl(pid) else {
+        support::skip("no strace here");
+        return;
+    };
+    until("the agent is traced", || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        status.contains(&format!("TracerPid:\t{}\n", tracer.id())).then_some(())
+    });
+    client.send(json!({"execute": "guest-fsfreeze-freeze-list", "arguments": bench.listed()}).to_string());
+    let children = format!("/proc/{pid}/task");
+    until("the hook is about to start", || {
+        let threads = std::fs::read_dir(&children).ok()?;
+        let of_thread = |entry: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read_to_string(entry.ok()?.path().join("children")).ok().filter(|children| !children.is_empty())
+        };
+        { threads }.find_map(of_thread)
+    });
+    bench.agent.child.kill().expect("our child");
+    // It ends with the last of those that it traces.
+    until("the hook has ended", || tracer.try_wait().expect("our child"));
+    assert_eq!(told(&bench.agent), "");
+}
+
+/// Makes the call slow that ties a hook to its agent.
+fn slow_prctl(pid: u32) -> Option<std::process::Child> {
+    let mut strace = std::process::Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "inject=prctl:delay_enter=3000000", "-p", &pid.to_string()]);
+    strace.spawn().ok()
+}
