@@ -47,10 +47,11 @@ impl Told {
                 return Err(Error::new("nothing is frozen: the agent is about to end"));
             }
             self.programs.push(program.clone());
-            agent
-                .state
-                .note_hooks(&self.programs)
-                .map_err(|e| Error::os("failed to note the fsfreeze hooks in the state directory", &e))?;
+            if let Err(error) = agent.state.note_hooks(&self.programs) {
+                // It was told nothing.
+                self.programs.pop();
+                return Err(Error::os("failed to note the fsfreeze hooks in the state directory", &error));
+            }
             run(agent, &program, "freeze")?;
         }
         Ok(())

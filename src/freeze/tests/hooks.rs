@@ -183,3 +183,13 @@ fn after_a_freeze_of_another_agent_all_hooks_are_told_of_the_thaw() {
     assert_eq!(thaw(&next), Ok(0));
     assert_eq!(hook_log(&guest), "2 thaw\n1 thaw\n");
 }
+
+#[test]
+fn a_hook_that_cannot_be_noted_is_told_neither() {
+    let guest = with_directory(&[("1", ""), ("2", "")]);
+    // Like a full disk, for root too.
+    std::fs::create_dir(guest.state.path().join("qga.state.hooks")).expect("a directory");
+    let error = freeze(&guest.agent, None).expect_err("refused").desc;
+    assert!(error.starts_with("failed to note the fsfreeze hooks in the state directory"), "{error}");
+    assert_eq!(hook_log(&guest), "");
+}
