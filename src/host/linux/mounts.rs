@@ -4,15 +4,22 @@
 //! one byte that is no UTF-8 into an error for the whole table, and makes two hash maps for each
 //! line. Here a line that makes no sense is left out, and nothing else.
 
+mod tree;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::libc::O_PATH;
+
 use crate::host::Host;
+use tree::Tree;
 
 /// A device number: major, minor.
 pub type Dev = (u32, u32);
@@ -58,11 +65,12 @@ impl Mount {
 pub fn all(host: &Host) -> io::Result<Vec<Mount>> {
     let text = host.read("/proc/self/mountinfo")?;
     let lines = parse(&text);
-    let tree = Tree::new(&lines);
+    let tree = Tree::new(&lines, own_root(host, &lines));
     Ok(lines.iter().map(|line| tree.mount(line)).collect())
 }
 
-/// The file systems on block devices, each once, at the place where it was mounted first.
+/// The file systems on block devices, each once, at the place where it was mounted first of those
+/// that can be reached.
 ///
 /// This is the list that freeze, trim and fsinfo share. `dev` is always a block device: btrfs,
 /// whose own number is an anonymous one, is given that of its source.
@@ -100,14 +108,14 @@ pub fn overlay_upper(host: &Host, id: u64) -> Option<PathBuf> {
 fn select(host: &Host, wanted: impl Fn(&Line<'_>) -> bool) -> io::Result<Vec<Mount>> {
     let text = host.read("/proc/self/mountinfo")?;
     let lines = parse(&text);
-    let tree = Tree::new(&lines);
+    let tree = Tree::new(&lines, own_root(host, &lines));
     let mut first: BTreeMap<Dev, usize> = BTreeMap::new();
     let mut local: Vec<Mount> = Vec::new();
     for line in &lines {
         // Asked first, so that a hundred subvolumes cost one look at the source, and a file system
         // on several devices stays one whichever of them is named.
         if let Some(&first) = first.get(&line.dev) {
-            local[first].also.push(line.point());
+            tree.mounted_again(&mut local[first], line);
             continue;
         }
         let mut dev = line.dev;
@@ -122,7 +130,7 @@ fn select(host: &Host, wanted: impl Fn(&Line<'_>) -> bool) -> io::Result<Vec<Mou
         let known = *first.entry(dev).or_insert(local.len());
         first.insert(line.dev, known);
         match local.get_mut(known) {
-            Some(mount) => mount.also.push(line.point()),
+            Some(mount) => tree.mounted_again(mount, line),
             None => local.push(Mount { dev, ..tree.mount(line) }),
         }
     }
@@ -208,105 +216,19 @@ fn parse(text: &[u8]) -> Vec<Line<'_>> {
 /// Few lines are shorter.
 const SHORT_LINE: usize = 64;
 
-/// File systems that no path into them has to ask a server or a daemon about.
-const KERNEL_ONLY: &[&[u8]] = &[
-    b"btrfs",
-    b"devtmpfs",
-    b"erofs",
-    b"ext2",
-    b"ext3",
-    b"ext4",
-    b"f2fs",
-    b"iso9660",
-    b"ramfs",
-    b"squashfs",
-    b"tmpfs",
-    b"vfat",
-    b"xfs",
-];
-
-/// Of those, the ones that count free blocks in memory. XFS may wait for its log, btrfs for a lock,
-/// and vfat reads its whole table at first.
-const SIZE_IN_MEMORY: &[&[u8]] = &[b"erofs", b"ext2", b"ext3", b"ext4", b"iso9660", b"squashfs"];
-
-/// Which mount hangs on which. Sorted lists, which are quicker to make than maps: the kernel's order
-/// is nearly that of the numbers, and few mounts are looked up.
-struct Tree<'t> {
-    by_id: Vec<(u64, &'t Line<'t>)>,
-    /// Where something is mounted: the mount below, the length of the path, and the path.
-    places: Vec<(u64, usize, &'t [u8])>,
+/// The number of the mount on which our root directory lies, when something is mounted over it.
+fn own_root(host: &Host, lines: &[Line<'_>]) -> Option<u64> {
+    lines.iter().filter(|line| &*line.point == b"/").nth(1)?;
+    let root = host.path("/");
+    // Of another machine, nothing can be told.
+    let ours = (root == Path::new("/")).then_some(root)?;
+    mount_id(&File::options().read(true).custom_flags(O_PATH).open(ours).ok()?)
 }
 
-impl<'t> Tree<'t> {
-    fn new(lines: &'t [Line<'t>]) -> Tree<'t> {
-        let mut by_id: Vec<_> = lines.iter().map(|line| (line.id, line)).collect();
-        by_id.sort_unstable_by_key(|&(id, _)| id);
-        let mut places: Vec<_> = lines.iter().map(|line| (line.parent, line.point.len(), &*line.point)).collect();
-        places.sort_unstable_by_key(|&(below, length, _)| (below, length));
-        Tree { by_id, places }
-    }
-
-    fn get(&self, id: u64) -> Option<&'t Line<'t>> {
-        let index = self.by_id.binary_search_by_key(&id, |&(id, _)| id).ok()?;
-        Some(self.by_id[index].1)
-    }
-
-    fn has(&self, below: u64, path: &[u8]) -> bool {
-        let place = (below, path.len());
-        let start = self.places.partition_point(|&(below, length, _)| (below, length) < place);
-        let same_length = self.places[start..].iter().take_while(|&&(below, length, _)| (below, length) == place);
-        { same_length }.any(|&(_, _, other)| other == path)
-    }
-
-    fn mount(&self, line: &Line<'_>) -> Mount {
-        let os = |field| OsString::from_vec(unescape(field).into_owned());
-        Mount {
-            id: line.id,
-            parent: line.parent,
-            dev: line.dev,
-            root: os(line.root).into(),
-            point: line.point(),
-            fs_type: os(line.fs_type).to_string_lossy().into_owned(),
-            source: os(line.source),
-            read_only: line.read_only(),
-            covered: self.is_covered(line),
-            prompt: self.is_prompt(line),
-            also: Vec::new(),
-        }
-    }
-
-    /// Whether another mount hides this one.
-    ///
-    /// Looking a path up goes through every mount on the way. So a mount is hidden by one on top of
-    /// it, by one over a directory above it on the same parent, and by whatever hides its parent.
-    fn is_covered(&self, line: &Line<'_>) -> bool {
-        let on_top = |line: &Line<'_>| line.id != line.parent && self.has(line.id, &line.point);
-        // What lies on top of its parent is what hides it, and is seen.
-        let with_parent = |(line, parent): (&Line<'_>, &Line<'_>)| on_top(parent) && parent.point != line.point;
-        on_top(line)
-            || self.is_overlaid(line)
-            || self.way_up(line).any(|pair| with_parent(pair) || self.is_overlaid(pair.1))
-    }
-
-    /// Whether something is mounted over a directory above, on the same parent.
-    fn is_overlaid(&self, line: &Line<'_>) -> bool {
-        let point = line.point.as_ref();
-        let slashes = (0..point.len().saturating_sub(1)).filter(|&index| point[index] == b'/');
-        slashes.map(|index| &point[..index.max(1)]).any(|above| self.has(line.parent, above))
-    }
-
-    fn is_prompt(&self, line: &Line<'_>) -> bool {
-        SIZE_IN_MEMORY.contains(&line.fs_type)
-            && self.way_up(line).all(|(_, parent)| KERNEL_ONLY.contains(&parent.fs_type))
-    }
-
-    /// Each mount on the way from this one to the root, with the one that it hangs on.
-    fn way_up<'a>(&'a self, line: &'a Line<'a>) -> impl Iterator<Item = (&'a Line<'a>, &'a Line<'a>)> {
-        let parent = |line: &Line<'_>| self.get(line.parent).filter(|parent| parent.id != line.id);
-        let pairs = std::iter::successors(parent(line).map(|up| (line, up)), move |&(_, up)| Some((up, parent(up)?)));
-        // Parents are a tree; the bound is for a table that is not.
-        pairs.take(self.by_id.len())
-    }
+/// The number of the mount that a file was opened through. Linux 3.15 and later tell it.
+pub(crate) fn mount_id(file: &File) -> Option<u64> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
 }
 
 fn parse_number<T: TryFrom<u64>>(digits: &[u8]) -> Option<T> {

@@ -208,11 +208,48 @@ fn a_mount_is_prompt_when_nothing_on_its_way_can_hang() {
     assert_eq!(prompt, [true, false, true, false, false, false, false]);
 }
 
+/// A process keeps the root directory that it has, also when something is mounted over it.
+#[test]
+fn what_is_mounted_over_our_own_root_hides_nothing_from_us() {
+    let text = b"\
+        2 1 8:1 / / rw - ext4 a rw\n\
+        3 2 8:2 / /x rw - xfs a rw\n\
+        4 3 8:3 / /x/e rw - ext4 a rw\n\
+        5 2 0:9 / / rw - tmpfs a rw\n\
+        6 5 8:4 / /y rw - ext4 a rw\n";
+    let covered = |own_root| {
+        let lines = parse(text);
+        let tree = Tree::new(&lines, own_root);
+        lines.iter().map(|line| tree.is_covered(line)).collect::<Vec<_>>()
+    };
+    assert_eq!(covered(Some(2)), [false, false, false, true, true]);
+    assert_eq!(covered(Some(5)), [true, true, true, false, false]);
+    assert_eq!(covered(None), [true, true, true, false, false]);
+}
+
+/// The container's root or a directory of the same disk: one that can be reached is enough.
+#[test]
+fn of_several_places_the_first_that_can_be_reached_is_taken() {
+    let root = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir_all(root.path().join("proc/self")).expect("a directory");
+    let text = "\
+        2 1 0:1 / / rw - tmpfs a rw\n\
+        3 2 8:2 / /x rw - ext4 a rw\n\
+        4 2 8:2 /sub /y rw - ext4 a rw\n\
+        5 2 8:2 / /z rw - ext4 a rw\n\
+        6 3 0:9 / /x rw - tmpfs a rw\n";
+    std::fs::write(root.path().join("proc/self/mountinfo"), text).expect("a file");
+    let host = Host::new(root.path(), Box::new(crate::host::fake::FakeKernel::default()));
+    let [mount] = local(&host).expect("a table").try_into().expect("one file system");
+    assert_eq!((mount.id, mount.point.to_str(), mount.covered), (4, Some("/y"), false));
+    assert_eq!(mount.also, [PathBuf::from("/x"), PathBuf::from("/z")]);
+}
+
 proptest! {
     #[test]
     fn garbage_never_panics(table in prop::collection::vec(any::<u8>(), 0..400)) {
         let lines = parse(&table);
-        let tree = Tree::new(&lines);
+        let tree = Tree::new(&lines, None);
         lines.iter().for_each(|line| drop(tree.mount(line)));
     }
 
@@ -223,7 +260,7 @@ proptest! {
             text += &format!("{id} {parent} 8:{minor} / /m/{parent} rw - ext4 \\04{minor} ro\n");
         }
         let lines = parse(&text.as_bytes()[..cut.min(text.len())]);
-        let tree = Tree::new(&lines);
+        let tree = Tree::new(&lines, None);
         lines.iter().for_each(|line| drop(tree.mount(line)));
     }
 }
