@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -28,7 +27,8 @@ pub(super) struct Ordered {
 pub(super) fn stored_last(host: &Host, mounts: Vec<Mount>) -> Vec<Ordered> {
     let stack = Stack::new(host, &mounts);
     // For each: the mounts among ours that it is stored on.
-    let below: Vec<Vec<usize>> = (0..mounts.len()).map(|at| stack.below(at)).collect();
+    let known: Vec<Below> = (0..mounts.len()).map(|at| stack.below(at)).collect();
+    let below: Vec<Vec<usize>> = (0..mounts.len()).map(|at| or_anything(at, &known)).collect();
     // Depth first from the oldest mount, foundations first; then turned round.
     let mut order = Vec::with_capacity(mounts.len());
     let mut seen = vec![false; mounts.len()];
@@ -42,6 +42,27 @@ pub(super) fn stored_last(host: &Host, mounts: Vec<Mount>) -> Vec<Ordered> {
         Some(Ordered { mount: slots[at].take()?, stored_on })
     };
     order.into_iter().rev().filter_map(ordered).collect()
+}
+
+/// What a file system is stored on, directly or further down.
+#[derive(Default)]
+struct Below {
+    known: Vec<usize>,
+    /// And on something that cannot be found.
+    unknown: bool,
+}
+
+/// What is stored where nobody knows is taken to be stored on all others, but for those that are
+/// stored on it.
+fn or_anything(at: usize, below: &[Below]) -> Vec<usize> {
+    let mut found = below[at].known.clone();
+    if below[at].unknown {
+        found.extend((0..below.len()).filter(|&other| !below[other].known.contains(&at)));
+    }
+    found.retain(|&other| other != at);
+    found.sort_unstable();
+    found.dedup();
+    found
 }
 
 fn visit(at: usize, below: &[Vec<usize>], seen: &mut [bool], order: &mut Vec<usize>) {
@@ -69,8 +90,8 @@ impl<'a> Stack<'a> {
         Stack { host, mounts, by_dev, table: mounts::all(host).unwrap_or_default() }
     }
 
-    fn below(&self, at: usize) -> Vec<usize> {
-        let mut found = Vec::new();
+    fn below(&self, at: usize) -> Below {
+        let mut found = Below::default();
         let mount = &self.mounts[at];
         let device = Device::by_number(self.host, mount.dev);
         let devices = match device {
@@ -78,18 +99,15 @@ impl<'a> Stack<'a> {
             device => device.into_iter().collect(),
         };
         devices.iter().for_each(|device| self.under_device(device, DEPTH, &mut found));
-        found.retain(|&other| other != at);
-        found.sort_unstable();
-        found.dedup();
         found
     }
 
     /// What a device is stored on: the members of a mapped or RAID device, and the file system that
     /// holds the file behind a loop device.
-    fn under_device(&self, device: &Device, depth: usize, found: &mut Vec<usize>) {
+    fn under_device(&self, device: &Device, depth: usize, found: &mut Below) {
         let Some(depth) = depth.checked_sub(1) else { return };
         for member in device.slaves(self.host).unwrap_or_default() {
-            found.extend(member.number(self.host).and_then(|number| self.by_dev.get(&number)));
+            found.known.extend(member.number(self.host).and_then(|number| self.by_dev.get(&number)));
             self.under_device(&member, depth, found);
         }
         if let Ok(file) = self.host.read_attribute(format!("{}/loop/backing_file", device.disk_path())) {
@@ -98,63 +116,70 @@ impl<'a> Stack<'a> {
     }
 
     /// The file system with the file behind a loop device, and what that is stored on.
-    fn under_loop(&self, device: &Device, file: &Path, depth: usize, found: &mut Vec<usize>) {
+    fn under_loop(&self, device: &Device, file: &Path, depth: usize, found: &mut Below) {
         let node = device.disk_path().rsplit('/').next().map(|name| Path::new("/dev").join(name));
-        let number = node.and_then(|node| self.host.kernel().loop_backing(&self.host.path(node)).ok());
+        let kernel = self.host.kernel_handle();
+        // The kernel asks the file, which may lie on a server that does not answer.
+        let number = node.and_then(|node| self.ask(&node, move |node| kernel.loop_backing(node).ok()).flatten());
         match number.and_then(dev_of).and_then(|number| self.by_dev.get(&number)) {
             Some(&at) => self.under_mount(at, depth, found),
-            None if self.under_file(file, depth, found) => {}
-            // Its file cannot be found: it lies below anything that is not on a loop device itself.
-            None => found.extend((0..self.mounts.len()).filter(|&at| !self.is_on_loop(at))),
+            None => found.unknown |= !self.under_file(file, depth, found),
         }
     }
 
     /// The file system with this file, and what that is stored on; false when the file is not there.
-    fn under_file(&self, file: &Path, depth: usize, found: &mut Vec<usize>) -> bool {
+    fn under_file(&self, file: &Path, depth: usize, found: &mut Below) -> bool {
         let Some(depth) = depth.checked_sub(1) else { return true };
-        if let Some(at) = self.mount_of(file) {
+        let Some(place) = self.ask(file, Place::of).flatten() else { return false };
+        if let Some(at) = self.mount_of(&place) {
             self.under_mount(at, depth, found);
             return true;
         }
         // An overlay is not frozen itself; what is written to it lies elsewhere.
-        let upper = mount_id(self.host, file).and_then(|id| mounts::overlay_upper(self.host, id));
+        let upper = place.mount.and_then(|id| mounts::overlay_upper(self.host, id));
         // On none of ours, such as a tmpfs or a network file system, is known well enough.
-        upper.map_or_else(|| self.host.path(file).exists(), |upper| self.under_file(&upper, depth, found))
+        upper.is_none_or(|upper| self.under_file(&upper, depth, found))
     }
 
-    fn under_mount(&self, at: usize, depth: usize, found: &mut Vec<usize>) {
-        found.push(at);
+    fn under_mount(&self, at: usize, depth: usize, found: &mut Below) {
+        found.known.push(at);
         if let Some(device) = Device::by_number(self.host, self.mounts[at].dev) {
             self.under_device(&device, depth, found);
         }
     }
 
-    fn is_on_loop(&self, at: usize) -> bool {
-        const LOOP_MAJOR: u32 = 7;
-        self.mounts[at].dev.0 == LOOP_MAJOR
-    }
-
     /// By the number of the mount: on btrfs, the device number of a file is another one than that of
     /// its file system. Where there is no such number, as before Linux 3.15, by the device.
-    fn mount_of(&self, file: &Path) -> Option<usize> {
+    fn mount_of(&self, place: &Place) -> Option<usize> {
         let by_mount = || {
-            let id = mount_id(self.host, file)?;
-            let point = &self.table.iter().find(|mount| mount.id == id)?.point;
-            self.mounts.iter().position(|mount| mount.is_at(point))
+            let id = place.mount?;
+            let dev = self.table.iter().find(|mount| mount.id == id)?.dev;
+            // Not by the path: something else may be mounted there as well.
+            let same = |mount: &Mount| self.table.iter().any(|other| other.id == mount.id && other.dev == dev);
+            self.mounts.iter().position(same)
         };
-        let by_device = || {
-            let found = std::fs::metadata(self.host.path(file)).ok()?;
-            self.by_dev.get(&dev_of(found.dev())?).copied()
-        };
-        by_mount().or_else(by_device)
+        by_mount().or_else(|| self.by_dev.get(&place.dev?).copied())
+    }
+
+    /// What `look` finds at a path, unless that does not answer.
+    fn ask<T: Send + 'static>(&self, path: &Path, look: impl Fn(&Path) -> T + Send + Sync + 'static) -> Option<T> {
+        self.host.patience().one(self.host.path(path), look)
     }
 }
 
-/// The number of the mount that a path leads to.
-fn mount_id(host: &Host, path: &Path) -> Option<u64> {
-    let file = File::options().read(true).custom_flags(nix::libc::O_PATH).open(host.path(path)).ok()?;
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
-    info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
+/// Where a file is.
+struct Place {
+    /// The number of its mount.
+    mount: Option<u64>,
+    dev: Option<Dev>,
+}
+
+impl Place {
+    /// `None` when there is no such file.
+    fn of(path: &Path) -> Option<Place> {
+        let file = File::options().read(true).custom_flags(nix::libc::O_PATH).open(path).ok()?;
+        Some(Place { mount: mounts::mount_id(&file), dev: file.metadata().ok().and_then(|found| dev_of(found.dev())) })
+    }
 }
 
 #[cfg(test)]

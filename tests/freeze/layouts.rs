@@ -163,6 +163,32 @@ fn what_is_covered_is_left_alone() {
     assert!(bench.agent.log().contains(&text), "{}", bench.agent.log());
 }
 
+/// The image's name is gone, and its file has another device number than its file system.
+#[test]
+fn a_deleted_image_on_btrfs_that_was_mounted_later() {
+    let layout = Layout {
+        script: "image pool 400M; mkfs.btrfs -q pool.img >/dev/null 2>&1; mkdir tmp b; mount -o loop pool.img tmp
+                 btrfs -q subvolume create tmp/images
+                 truncate -s 60M tmp/images/b.img; mkfs.ext4 -q -F tmp/images/b.img; mount -o loop tmp/images/b.img b
+                 rm tmp/images/b.img; mount -o loop pool.img pool; umount -l tmp",
+        points: &["pool", "b"],
+        needs: &["ext4", "btrfs"],
+    };
+    freezes_and_thaws(&layout, 2);
+}
+
+/// Hidden where it was mounted first, in sight where it was mounted later.
+#[test]
+fn what_is_covered_at_one_of_its_places_is_frozen_at_another() {
+    let layout = Layout {
+        script: "image a 60M; mkfs.ext4 -q -F a.img; mount -o loop a.img a; mkdir c
+                 mount -o bind a c; mount -t tmpfs none a",
+        points: &["c"],
+        needs: &["ext4"],
+    };
+    freezes_and_thaws(&layout, 1);
+}
+
 /// The dry run sees the order that the freeze takes, and takes no step.
 #[test]
 fn the_check_tells_the_order_and_freezes_nothing() {
