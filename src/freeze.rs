@@ -7,6 +7,8 @@ pub mod check;
 mod deadline;
 mod held;
 mod hook;
+mod in_turn;
+mod late;
 mod order;
 mod pairs;
 mod plan;
@@ -16,12 +18,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::agent::Agent;
-use crate::host::linux::mounts;
+use crate::host::stuck::Stuck;
 use crate::host::{Host, Kernel};
 use crate::log::{AUDIT, LogControl};
 use crate::protocol::error::{Error, Result, os_reason};
 use crate::state::State;
-use held::{Held, freeze_each, open, open_all, sync_each, thaw_fully};
+use held::{Held, freeze_each, open_all, sync_each, thaw_each, thaw_points};
+use late::{Late, Round};
 use pairs::Told;
 
 /// What we have frozen. The flag is what `guest-fsfreeze-status` tells.
@@ -31,6 +34,12 @@ pub struct Freezer {
     working: AtomicUsize,
     /// The agent is about to end: nothing is frozen any more.
     ending: AtomicBool,
+    /// Freezes that were given up and have not ended.
+    late: Late,
+    /// Which freeze this is; a thaw that hangs must not undo a later one.
+    round: Round,
+    /// Mount points that do not answer.
+    stuck: Stuck,
     log: LogControl,
     inner: Mutex<Inner>,
 }
@@ -55,6 +64,9 @@ impl Freezer {
             frozen: AtomicBool::new(frozen),
             working: AtomicUsize::new(0),
             ending: AtomicBool::new(false),
+            late: Late::new(frozen),
+            round: Round::default(),
+            stuck: Stuck::default(),
             log,
             inner,
         }
@@ -67,7 +79,7 @@ impl Freezer {
 
     /// Whether ending the agent now could leave something frozen.
     pub fn is_busy(&self) -> bool {
-        self.is_frozen() || self.working.load(Ordering::SeqCst) > 0
+        self.is_frozen() || self.working.load(Ordering::SeqCst) > 0 || self.late.is_pending()
     }
 
     /// The agent is about to end: a freeze that has not begun yet, in its hook for example, will not.
@@ -135,6 +147,11 @@ impl Drop for Pinned {
 pub fn freeze(agent: &Agent, points: Option<&[&str]>) -> Result<i64> {
     let _working = Working::new(&agent.freezer.working);
     let mut inner = agent.freezer.lock();
+    if agent.freezer.late.is_pending() {
+        // What it still gets done is taken back, whatever is frozen by then.
+        return Err(Error::new("nothing is frozen: an earlier freeze that was given up has not ended yet"));
+    }
+    agent.freezer.round.begin();
     tracing::info!(target: AUDIT, "guest-fsfreeze called");
     let outcome = inner.told.freeze(agent).and_then(|()| freeze_listed(agent, points, &mut inner));
     if !matches!(outcome, Ok(1..)) {
@@ -160,6 +177,7 @@ fn freeze_listed(agent: &Agent, points: Option<&[&str]>, inner: &mut Inner) -> R
         agent.freezer.log.release();
         return Err(Error::os("failed to note the freeze in the state directory", &error));
     }
+    agent.freezer.late.mark();
     agent.freezer.frozen.store(true, Ordering::SeqCst);
     inner.since = Some(Instant::now());
     let (frozen, refusal) = freeze_each(agent, held);
@@ -172,7 +190,7 @@ fn freeze_listed(agent: &Agent, points: Option<&[&str]>, inner: &mut Inner) -> R
             Ok(0)
         }
         Some(refusal) => {
-            thaw_held(agent, inner);
+            thaw_each(agent, &inner.held);
             finish_thaw(agent, inner);
             Err(refusal)
         }
@@ -186,9 +204,9 @@ fn freeze_listed(agent: &Agent, points: Option<&[&str]>, inner: &mut Inner) -> R
 pub fn thaw(agent: &Agent) -> Result<i64> {
     let _working = Working::new(&agent.freezer.working);
     let mut inner = agent.freezer.lock();
-    let mut count = thaw_held(agent, &mut inner);
+    let mut count = thaw_each(agent, &inner.held);
     // Nested freezes by others, those of an earlier agent, and what was mounted meanwhile.
-    let listed = match mounts::local(&agent.host) {
+    let listed = match plan::plan(&agent.host, None) {
         Ok(listed) => listed,
         Err(error) if !agent.freezer.is_frozen() || count > 0 => {
             tracing::error!("failed to read the mount table: {}", os_reason(&error));
@@ -196,11 +214,9 @@ pub fn thaw(agent: &Agent) -> Result<i64> {
         }
         Err(error) => return Err(Error::os("failed to read the mount table", &error)),
     };
-    for mount in listed.iter().filter(|mount| plan::reason_to_skip(mount).is_none()) {
-        if let Ok(dir) = open(&agent.host, &mount.point) {
-            count += i64::from(thaw_fully(agent, &dir));
-        }
-    }
+    // What an earlier agent froze has to be among these; otherwise nobody needs to wait for them long.
+    let owed = agent.freezer.is_frozen() && inner.held.is_empty();
+    count += thaw_points(agent, listed, owed);
     finish_thaw(agent, &mut inner);
     tracing::info!(target: AUDIT, "guest-fsthaw called");
     inner
@@ -228,18 +244,13 @@ pub fn settle_hooks(agent: &Agent) {
     inner.told.thaw(agent).unwrap_or_else(|error| tracing::error!("{error}"));
 }
 
-/// Thaws what we froze, in the opposite order, by the descriptors that were kept.
-fn thaw_held(agent: &Agent, inner: &mut Inner) -> i64 {
-    inner.held.iter().rev().map(|held| i64::from(held.thaw(agent))).sum()
-}
-
 /// Goes back to normal operation after the last thaw.
 fn finish_thaw(agent: &Agent, inner: &mut Inner) {
     agent.freezer.frozen.store(false, Ordering::SeqCst);
     inner.held.clear();
     inner.pinned = None;
     inner.since = None;
-    let unmarked = agent.state.unmark_frozen();
+    let unmarked = agent.freezer.late.unmark(&agent.state);
     agent.freezer.log.release();
     if let Err(error) = unmarked {
         tracing::error!("failed to remove the frozen marker: {}", os_reason(&error));

@@ -139,10 +139,12 @@ impl State {
 
     /// Notes that nothing is frozen any more.
     pub fn unmark_frozen(&self) -> io::Result<()> {
-        match fs::remove_file(&self.marker) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        }
+        remove_marker(&self.marker)
+    }
+
+    /// Where the file systems' being frozen is noted.
+    pub fn marker(&self) -> &Path {
+        &self.marker
     }
 
     /// Does what could not be done while the file systems were frozen at the start.
@@ -185,6 +187,14 @@ impl State {
             let _ = fs::remove_file(&temporary);
         }
         written
+    }
+}
+
+/// Removes the marker that an agent keeps at this path.
+pub(crate) fn remove_marker(marker: &Path) -> io::Result<()> {
+    match fs::remove_file(marker) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
     }
 }
 

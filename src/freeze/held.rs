@@ -10,9 +10,11 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::deadline::Deadline;
+use super::in_turn::in_turn;
+use super::late::Round;
 use super::plan::Planned;
 use crate::agent::Agent;
-use crate::host::Host;
+use crate::host::Kernel;
 use crate::protocol::error::{Error, Result, os_reason};
 
 /// A file system that is in our hands.
@@ -22,28 +24,46 @@ pub(super) struct Held {
     dir: Arc<File>,
 }
 
-/// Opens every mount point while nothing is frozen yet.
+/// Opens every mount point while nothing is frozen yet. The way there may lead over a server that
+/// does not answer.
 pub(super) fn open_all(agent: &Agent, planned: Vec<Planned>) -> Result<Vec<Held>> {
-    let mut held = Vec::with_capacity(planned.len());
+    let config = agent.config();
+    let mut wanted = Vec::with_capacity(planned.len());
     for Planned { mount, skip, .. } in planned {
-        let point = mount.point;
-        if let Some(why) = skip {
-            tracing::warn!("{} is not frozen: {why}", point.display());
-            continue;
+        match skip {
+            Some(why) => tracing::warn!("{} is not frozen: {why}", mount.point.display()),
+            None => wanted.push((agent.host.path(&mount.point), mount.point)),
         }
-        match open(&agent.host, &point) {
-            Ok(dir) => held.push(Held { point, dir: Arc::new(dir) }),
-            Err(error) if agent.config().fsfreeze.best_effort => {
-                tracing::warn!("{} is not frozen: {}", point.display(), os_reason(&error));
+    }
+    let mut held = Vec::with_capacity(wanted.len());
+    let mut rest = wanted.as_slice();
+    while !rest.is_empty() {
+        let stuck = agent.freezer.stuck.clone();
+        let open = move |(path, _): &(PathBuf, PathBuf)| stuck.enter(path).map(|_inside| open_path(path));
+        let mut calls =
+            Deadline::new(rest, open, |_, _| {}).map_err(|error| Error::os("failed to start the freeze", &error))?;
+        while let Some(((_, point), others)) = rest.split_first() {
+            rest = others;
+            let opened = calls.next(config.fsfreeze.freeze_timeout);
+            let hangs = opened.is_none();
+            let why = match opened.flatten() {
+                Some(Ok(dir)) => {
+                    held.push(Held { point: point.clone(), dir: Arc::new(dir) });
+                    continue;
+                }
+                Some(Err(error)) => os_reason(&error),
+                None => "it does not answer".to_owned(),
+            };
+            if !config.fsfreeze.best_effort {
+                return Err(Error::new(format!("failed to open {}: {why}", point.display())));
             }
-            Err(error) => return Err(Error::os(format!("failed to open {}", point.display()), &error)),
+            tracing::warn!("{} is not frozen: {why}", point.display());
+            if hangs {
+                break;
+            }
         }
     }
     Ok(held)
-}
-
-pub(super) fn open(host: &Host, point: &Path) -> std::io::Result<File> {
-    open_path(&host.path(point))
 }
 
 pub(super) fn open_path(path: &Path) -> std::io::Result<File> {
@@ -65,13 +85,6 @@ pub(super) fn sync_each(agent: &Agent, held: &[Held]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-impl Held {
-    /// Takes back all freezes. Whether there was one.
-    pub(super) fn thaw(&self, agent: &Agent) -> bool {
-        thaw_fully(agent, &self.dir)
-    }
 }
 
 /// What became of one `FIFREEZE`.
@@ -103,10 +116,12 @@ pub(super) fn freeze_each(agent: &Agent, listed: Vec<Held>) -> (Vec<Held>, Optio
     let (best_effort, patience) = (settings.best_effort, settings.freeze_timeout);
     let (kernel, of_late) = (agent.host.kernel_handle(), agent.host.kernel_handle());
     let freeze = move |held: &Held| Attempt::of(kernel.freeze(held.dir.as_fd()));
+    let (pending, marker) = (agent.freezer.late.clone(), agent.state.marker().to_owned());
     let take_back = move |held: &Held, attempt| {
         if matches!(attempt, Attempt::Frozen) {
             let _ = of_late.thaw(held.dir.as_fd());
         }
+        pending.taken_back(&marker);
     };
     let mut calls = match Deadline::new(&listed, freeze, take_back) {
         Ok(calls) => calls,
@@ -126,7 +141,10 @@ pub(super) fn freeze_each(agent: &Agent, listed: Vec<Held>) -> (Vec<Held>, Optio
             Some(Attempt::Refused(error)) => {
                 return (frozen, Some(Error::os(format!("failed to freeze {point}"), &error)));
             }
-            None => return (frozen, Some(late("freeze", &file_system.point, patience))),
+            None => {
+                agent.freezer.late.given_up();
+                return (frozen, Some(late("freeze", &file_system.point, patience)));
+            }
         }
     }
     (frozen, None)
@@ -137,10 +155,51 @@ fn late(what: &str, point: &Path, patience: Duration) -> Error {
     Error::new(format!("failed to {what} {}: not done after {} s", point.display(), patience.as_secs()))
 }
 
+/// Thaws what we froze, in the opposite order, by the descriptors that were kept. The number of those
+/// that were frozen.
+pub(super) fn thaw_each(agent: &Agent, held: &[Held]) -> i64 {
+    let reversed: Vec<Held> = held.iter().rev().cloned().collect();
+    let (kernel, round) = (agent.host.kernel_handle(), agent.freezer.round.current());
+    let patience = agent.config().fsfreeze.freeze_timeout;
+    thaw(&reversed, patience, |held| &held.point, move |held| thaw_fully(&*kernel, &held.dir, &round))
+}
+
+/// Thaws what a plan names, foundations first: thawing writes to them. The number of those that were
+/// frozen. Those of them that hang are waited for when an earlier agent `owed` them.
+pub(super) fn thaw_points(agent: &Agent, planned: Vec<Planned>, owed: bool) -> i64 {
+    let reachable = planned.into_iter().rev().filter(|planned| planned.skip.is_none());
+    let points: Vec<PathBuf> = reachable.map(|planned| agent.host.path(planned.mount.point)).collect();
+    let patience = if owed { agent.config().fsfreeze.freeze_timeout } else { SHORT };
+    let (kernel, round) = (agent.host.kernel_handle(), agent.freezer.round.current());
+    let stuck = agent.freezer.stuck.clone();
+    let by_path = move |point: &PathBuf| {
+        // Otherwise there is a thread in there since an earlier time.
+        let Some(_inside) = stuck.enter(point) else { return false };
+        open_path(point).is_ok_and(|dir| thaw_fully(&*kernel, &dir, &round))
+    };
+    thaw(&points, patience, |point| point, by_path)
+}
+
+/// How long the reply to a thaw waits for file systems that nobody has frozen as far as we know.
+const SHORT: Duration = Duration::from_secs(1);
+
+fn thaw<O: Clone + Send + 'static>(
+    objects: &[O],
+    patience: Duration,
+    point: impl Fn(&O) -> &Path,
+    call: impl Fn(&O) -> bool + Clone + Send + 'static,
+) -> i64 {
+    let (count, hanging) = in_turn(objects, patience, call);
+    for object in hanging {
+        tracing::error!("the thaw of {} hangs", point(&object).display());
+    }
+    count
+}
+
 /// Takes back all freezes of a file system. Whether there was one.
-pub(super) fn thaw_fully(agent: &Agent, dir: &File) -> bool {
+fn thaw_fully(kernel: &dyn Kernel, dir: &File, round: &Round) -> bool {
     let mut thawed = false;
-    while agent.host.kernel().thaw(dir.as_fd()).is_ok() {
+    while round.is_current() && kernel.thaw(dir.as_fd()).is_ok() {
         thawed = true;
     }
     thawed

@@ -11,6 +11,7 @@ use crate::commands::testing;
 use crate::host::fake::{Effect, FakeKernel, Outcome};
 
 mod hooks;
+mod late;
 mod model;
 
 /// A guest with three file systems, of which `/home` is mounted a second time.
@@ -48,6 +49,20 @@ impl Guest {
 
     fn plain() -> Guest {
         Guest::new(|_, _| {})
+    }
+
+    /// A block device, and what it is made of.
+    fn device(&self, name: &str, number: &str, below: Option<&str>) {
+        let devices = self.root.path().join("sys/devices/virtual/block");
+        let numbers = self.root.path().join("sys/dev/block");
+        std::fs::create_dir_all(&numbers).expect("a directory");
+        std::fs::create_dir_all(devices.join(name).join("slaves")).expect("a directory");
+        std::fs::write(devices.join(name).join("dev"), number).expect("a file");
+        let link = |target: String, path| std::os::unix::fs::symlink(target, path).expect("a link");
+        link(format!("../../devices/virtual/block/{name}"), numbers.join(number));
+        if let Some(below) = below {
+            link(format!("../../{below}"), devices.join(name).join("slaves").join(below));
+        }
     }
 
     /// Changes the settings, as SIGHUP does.
@@ -187,17 +202,10 @@ fn the_order_of_a_list_knows_what_is_not_on_it() {
     let mounts = "20 1 8:1 / / rw - ext4 /dev/sda1 rw\n21 20 253:1 / /home rw - ext4 /dev/dm-1 rw\n\
         22 20 253:0 / /srv rw - ext4 /dev/dm-0 rw\n";
     std::fs::write(guest.root.path().join("proc/self/mountinfo"), mounts).expect("a file");
-    let devices = guest.root.path().join("sys/devices/virtual/block");
-    std::fs::create_dir_all(guest.root.path().join("sys/dev/block")).expect("a directory");
-    for (name, number, below) in [("dm-0", "253:0", "dm-1"), ("dm-1", "253:1", "sda1"), ("sda1", "8:1", "")] {
-        std::fs::create_dir_all(devices.join(name).join("slaves")).expect("a directory");
-        std::fs::write(devices.join(name).join("dev"), number).expect("a file");
-        let link = guest.root.path().join("sys/dev/block").join(number);
-        std::os::unix::fs::symlink(format!("../../devices/virtual/block/{name}"), link).expect("a link");
-        if !below.is_empty() {
-            let slave = devices.join(name).join("slaves").join(below);
-            std::os::unix::fs::symlink(format!("../../{below}"), slave).expect("a link");
-        }
+    for (name, number, below) in
+        [("dm-0", "253:0", Some("dm-1")), ("dm-1", "253:1", Some("sda1")), ("sda1", "8:1", None)]
+    {
+        guest.device(name, number, below);
     }
     guest.count_freezes(|_| None);
     assert_eq!(freeze(&guest.agent, Some(&["/", "/srv"])), Ok(2));

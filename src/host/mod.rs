@@ -20,7 +20,7 @@ pub mod linux;
 mod netlink;
 pub mod patience;
 pub mod run;
-mod stuck;
+pub(crate) mod stuck;
 
 use cached::Cached;
 pub use kernel::Kernel;

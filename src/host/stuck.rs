@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Sees to it that at most one thread hangs in each object. Clones share what they know.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Stuck(Arc<Mutex<HashSet<PathBuf>>>);
+pub(crate) struct Stuck(Arc<Mutex<HashSet<PathBuf>>>);
 
 impl Stuck {
     /// Before a call that may hang. `None` when somebody is in there already.
-    pub(super) fn enter(&self, object: &Path) -> Option<Inside> {
+    pub(crate) fn enter(&self, object: &Path) -> Option<Inside> {
         let free = self.lock().insert(object.to_owned());
         free.then(|| Inside { stuck: self.clone(), object: object.to_owned() })
     }
@@ -23,7 +23,7 @@ impl Stuck {
 
 /// A call is under way. Dropped when it returned, or panicked.
 #[derive(Debug)]
-pub(super) struct Inside {
+pub(crate) struct Inside {
     stuck: Stuck,
     object: PathBuf,
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::bench::{Bench, CLASSIC, all_finish};
+use crate::bench::{Bench, CLASSIC, Layout, all_finish};
 use crate::support::{self, until};
 
 #[test]
@@ -65,6 +65,26 @@ fn a_killed_agent_comes_back_frozen_and_its_thaw_works() {
     let mut client = bench.restart();
     assert_eq!(client.ask("guest-fsfreeze-status", json!({})), "frozen");
     // This one sees the machine's mounts too; none of those is frozen, so two it is.
+    assert_eq!(client.ask("guest-fsfreeze-thaw", json!({})), 2);
+    assert_eq!(client.ask("guest-fsfreeze-status", json!({})), "thawed");
+    all_finish(bench.write());
+}
+
+/// Thawing the upper one first waits for the lower one, for ever.
+#[test]
+fn a_killed_agents_freeze_is_thawed_when_the_upper_one_was_mounted_first() {
+    let layout = Layout {
+        script: "image tmp 200M; mkfs.ext4 -q -F tmp.img; mount -o loop tmp.img tmp
+                 image tmp/b 100M; mkfs.ext4 -q -F tmp/b.img; mkdir b a; mount -o loop tmp/b.img b
+                 mount -o loop tmp.img a; umount -l tmp",
+        points: &["a", "b"],
+        needs: &["ext4"],
+    };
+    let Some(mut bench) = Bench::new(&layout, &[]) else { return };
+    let mut client = bench.agent.connect();
+    assert_eq!(client.ask("guest-fsfreeze-freeze-list", bench.listed()), 2);
+    bench.agent.child.kill().expect("our child");
+    let mut client = bench.restart();
     assert_eq!(client.ask("guest-fsfreeze-thaw", json!({})), 2);
     assert_eq!(client.ask("guest-fsfreeze-status", json!({})), "thawed");
     all_finish(bench.write());

@@ -179,7 +179,8 @@ impl World {
         if hung || outcome.as_ref().is_err_and(|error| error.desc.contains("not done after")) {
             // The late call ends, and what it froze is taken back.
             let end = Instant::now() + Duration::from_secs(30);
-            while hung && self.guest.kernel.effects().len() == calls || total(&self.frozen) > 0 {
+            let is_pending = || self.agent().freezer.late.is_pending();
+            while hung && self.guest.kernel.effects().len() == calls || total(&self.frozen) > 0 || is_pending() {
                 assert!(Instant::now() < end, "what came late is not taken back");
                 std::thread::yield_now();
             }
