@@ -156,10 +156,13 @@ fn what_is_covered_is_left_alone() {
     let Some(bench) = Bench::new(&layout, &[]) else { return };
     let mut client = bench.agent.connect();
     let covered = bench.agent.path("a");
-    let both = json!({"mountpoints": [covered, bench.points[0]]});
+    let nowhere = bench.agent.path("nowhere");
+    let both = json!({"mountpoints": [covered, bench.points[0], nowhere]});
     assert_eq!(client.ask("guest-fsfreeze-freeze-list", both), 1);
     assert_eq!(client.ask("guest-fsfreeze-thaw", json!({})), 1);
     let text = format!("{} is not frozen: something else is mounted over it", covered.display());
+    assert!(bench.agent.log().contains(&text), "{}", bench.agent.log());
+    let text = format!("{} is not frozen: no disk is mounted there", nowhere.display());
     assert!(bench.agent.log().contains(&text), "{}", bench.agent.log());
 }
 
