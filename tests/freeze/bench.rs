@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::json;
 
@@ -117,10 +117,15 @@ impl Bench {
 
     /// Runs a shell script there, to its end, and gives what it printed.
     pub fn shell(&self, script: &str) -> String {
+        self.shell_with(Stdio::null(), script)
+    }
+
+    /// As [`Bench::shell`], with something for its standard input.
+    pub fn shell_with(&self, stdin: Stdio, script: &str) -> String {
         let keeper = self.keeper.id().to_string();
         let mut command = Command::new("nsenter");
         command.args(["-m", "-t", &keeper, "sh", "-c", &format!("set -e; cd \"$T\"; {script}")]);
-        let output = command.env("T", self.agent.dir.path()).output().expect("nsenter runs");
+        let output = command.env("T", self.agent.dir.path()).stdin(stdin).output().expect("nsenter runs");
         assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }

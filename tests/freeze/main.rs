@@ -3,6 +3,7 @@
 //! Only these are ever named to the agent: the machine's own file systems are never frozen.
 
 mod bench;
+mod dead;
 mod end;
 mod hooks;
 mod kill;

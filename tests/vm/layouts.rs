@@ -52,7 +52,7 @@ fn every_layout_and_every_death_in_a_guest() {
     );
     guest.shell.until("the disk appears", "test -b /dev/disk/by-id/virtio-tests");
     guest.shell.ok("mkdir -p /run/tests /home/tests && mount -o ro /dev/disk/by-id/virtio-tests /run/tests");
-    guest.shell.ok("modprobe -a loop dm-mod vfat btrfs overlay");
+    guest.shell.ok("modprobe -a loop dm-mod vfat btrfs overlay fuse");
     let run = "TMPDIR=/home/tests QGA_UNDER_TEST=/usr/sbin/qemu-ga /run/tests/freeze --test-threads=1";
     let output = guest.shell.run_within(run, Duration::from_secs(900));
     // Before anything is judged: the next test finds the guest as it was.
