@@ -37,8 +37,12 @@ fn a_request_that_makes_no_sense_is_answered() {
     assert!(talk(worker, &json!({"user": 1}))["Err"].is_string());
 }
 
-/// Users `ghost` (12345) and `root`, in a mount namespace of their own.
-struct Machine(TempDir);
+/// Users `ghost` (12345) and `root`, in a mount namespace of their own, and the rights of the agent, all
+/// if none are named.
+struct Machine(TempDir, &'static str);
+
+/// What the policies of Fedora and RHEL give the agent for this (`virt_qemu_ga_manage_ssh`).
+const BY_POLICY: &str = "-all,+chown,+dac_override,+dac_read_search,+fowner,+fsetid,+sys_admin";
 
 impl Machine {
     fn new() -> Machine {
@@ -50,7 +54,26 @@ impl Machine {
         let passwd = format!("root:x:0:0::/root:/bin/sh\nghost:x:12345:12346::{}:/bin/sh\n", home.display());
         fs::write(dir.path().join("passwd"), passwd).expect("a file");
         fs::write(dir.path().join("group"), "root:x:0:\nghost:x:12346:\nmore:x:12347:ghost\n").expect("a file");
-        Machine(dir)
+        Machine(dir, "")
+    }
+
+    fn confined() -> Machine {
+        Machine(Machine::new().0, BY_POLICY)
+    }
+
+    fn make_dir(&self, name: &str, owner: u32, mode: u32) {
+        fs::create_dir(self.path(name)).expect("a directory");
+        self.set(name, owner, mode);
+    }
+
+    fn make_file(&self, name: &str, text: &str, owner: u32, mode: u32) {
+        fs::write(self.path(name), text).expect("a file");
+        self.set(name, owner, mode);
+    }
+
+    fn set(&self, name: &str, owner: u32, mode: u32) {
+        chown(self.path(name), Some(owner), Some(owner)).expect("chown");
+        fs::set_permissions(self.path(name), PermissionsExt::from_mode(mode)).expect("chmod");
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -58,10 +81,10 @@ impl Machine {
     }
 
     fn ask(&self, action: &Value) -> Value {
-        let script =
-            "mount --bind $0/passwd /etc/passwd && mount --bind $0/group /etc/group && exec $1 authorized-keys-worker";
+        let script = "mount --bind $0/passwd /etc/passwd && mount --bind $0/group /etc/group && \
+             exec ${2:+setpriv --bounding-set=$2 --inh-caps=$2} $1 authorized-keys-worker";
         let mut command = Command::new("unshare");
-        command.args(["-m", "sh", "-c", script]).arg(self.0.path()).arg(QEMU_GA);
+        command.args(["-m", "sh", "-c", script]).arg(self.0.path()).args([QEMU_GA, self.1]);
         talk(command, &json!({"user": "ghost", "action": action}))
     }
 }
@@ -116,4 +139,58 @@ fn a_directory_that_the_user_may_not_write_is_an_error() {
     let answer = machine.ask(&json!({"Add": {"keys": ["ssh-rsa A"], "reset": false}}));
     assert!(answer["Err"].as_str().is_some_and(|text| text.contains("Permission denied")), "{answer}");
     assert_eq!(fs::read_dir(machine.path(".ssh")).expect("a directory").count(), 0);
+}
+
+#[test]
+fn keys_where_selinux_does_not_let_the_agent_become_the_user() {
+    if !nix::unistd::geteuid().is_root() {
+        return support::skip("not root, so there are no rights to take away");
+    }
+    let machine = Machine::confined();
+    let add = json!({"Add": {"keys": ["ssh-rsa A", "ssh-rsa B"], "reset": false}});
+    assert_eq!(machine.ask(&add), json!({"Ok": []}));
+    assert_eq!(owner(machine.path(".ssh")), (12345, 12346, 0o700));
+    assert_eq!(owner(machine.path(".ssh/authorized_keys")), (12345, 12346, 0o600));
+    assert_eq!(machine.ask(&json!({"Remove": {"keys": ["ssh-rsa A"]}})), json!({"Ok": []}));
+    assert_eq!(machine.ask(&json!("Get")), json!({"Ok": ["ssh-rsa B"]}));
+    assert_eq!(owner(machine.path(".ssh/authorized_keys")), (12345, 12346, 0o600));
+}
+
+/// What becoming the user keeps from him is kept from him without that, too.
+#[test]
+fn rights_that_are_not_the_users_are_not_used_for_him() {
+    if !nix::unistd::geteuid().is_root() {
+        return support::skip("not root, so there are no rights to take away");
+    }
+    let add = json!({"Add": {"keys": ["ssh-rsa A"], "reset": false}});
+    let denied = |machine: &Machine, action: &Value| {
+        let answer = machine.ask(action);
+        let text = answer["Err"].as_str().unwrap_or_default();
+        assert!(text.ends_with("Permission denied"), "{action}: {answer}");
+    };
+    for machine in [Machine::new(), Machine::confined()] {
+        // A hard link to a secret of root's.
+        machine.make_dir(".ssh", 12345, 0o700);
+        machine.make_file("secret", "ssh-rsa SECRET\n", 0, 0o600);
+        fs::hard_link(machine.path("secret"), machine.path(".ssh/authorized_keys")).expect("a link");
+        denied(&machine, &json!("Get"));
+        denied(&machine, &add);
+        assert_eq!(fs::read_to_string(machine.path(".ssh/authorized_keys")).expect("a file"), "ssh-rsa SECRET\n");
+        // What root lets everybody read may be read, and replaced in a directory of the user's.
+        machine.set("secret", 0, 0o644);
+        assert_eq!(machine.ask(&json!("Get")), json!({"Ok": ["ssh-rsa SECRET"]}));
+        assert_eq!(machine.ask(&add), json!({"Ok": []}));
+        assert_eq!(owner(machine.path(".ssh/authorized_keys")), (12345, 12346, 0o600));
+        // A directory of root's.
+        machine.set(".ssh", 0, 0o755);
+        denied(&machine, &json!({"Remove": {"keys": ["ssh-rsa A"]}}));
+        assert_eq!(machine.ask(&json!("Get")), json!({"Ok": ["ssh-rsa SECRET", "ssh-rsa A"]}));
+        machine.set(".ssh", 0, 0o700);
+        denied(&machine, &json!("Get"));
+        // A home of root's.
+        fs::remove_dir_all(machine.path(".ssh")).expect("gone");
+        machine.set("", 0, 0o755);
+        denied(&machine, &add);
+        assert!(!machine.path(".ssh").exists());
+    }
 }

@@ -3,7 +3,8 @@
 //! The work is done by another process, which looks the user up, becomes the user for good, and
 //! only then touches files ([`worker`]). The agent keeps its rights, no file is reached that the
 //! user could not reach, a user cannot harm the agent while it acts for him, and a name service or
-//! a home directory that does not answer costs a time-out instead of a thread.
+//! a home directory that does not answer costs a time-out instead of a thread. Where it may not
+//! become the user it asks itself before each step what the kernel would have asked ([`actor`]).
 //!
 //! Lines that are not ours stay as they are, byte for byte.
 
@@ -16,12 +17,14 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2, renameat};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
-use nix::unistd::{UnlinkatFlags, fchown, unlinkat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::{Deserialize, Serialize};
 
+use self::actor::{Actor, CHANGE, LIST, READ};
 use super::selinux;
 use crate::protocol::error::os_reason;
 
+mod actor;
 pub mod worker;
 
 const DIR: &str = ".ssh";
@@ -55,14 +58,15 @@ pub enum Action {
 /// The file of one user.
 struct KeyFile<'a> {
     home: &'a Path,
+    actor: Actor,
 }
 
-/// Does what is asked for in a home directory, with the rights of this process.
+/// Does what is asked for in a home directory, with the user's rights.
 ///
 /// # Errors
 /// One sentence for the client.
-fn perform(home: &Path, action: &Action) -> Result<Vec<String>, String> {
-    let file = KeyFile { home };
+fn perform(home: &Path, actor: Actor, action: &Action) -> Result<Vec<String>, String> {
+    let file = KeyFile { home, actor };
     match action {
         Action::Get => Ok(keys(&file.read().map_err(|e| file.unreadable(&e))?).map(lossy).collect()),
         Action::Add { keys, reset } => file.add(keys, *reset).map(|()| Vec::new()),
@@ -130,6 +134,7 @@ impl KeyFile<'_> {
     fn open(&self) -> io::Result<(OwnedFd, File)> {
         let home = self.open_home()?;
         let dir = inside(&home, DIR, OFlag::O_DIRECTORY | OFlag::O_RDONLY)?;
+        self.actor.may(&dir, LIST)?;
         // A FIFO or a device must not hold us up.
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         let file = match inside(&home, &format!("{DIR}/{FILE}"), flags) {
@@ -140,6 +145,7 @@ impl KeyFile<'_> {
         if !file.metadata()?.is_file() {
             return Err(io::Error::other("Not a regular file"));
         }
+        self.actor.may(&file, READ)?;
         Ok((dir, file))
     }
 
@@ -152,12 +158,14 @@ impl KeyFile<'_> {
         let failed = |error: io::Error| format!("failed to write '{}': {}", self.path().display(), reason(&error));
         if old.is_some_and(|old| old == text) {
             if let Ok((_, file)) = self.open() {
-                distrustful(&file).map_err(failed)?;
+                self.distrustful(&file).map_err(failed)?;
             }
             return Ok(());
         }
         self.replace(dir.as_fd(), text).map_err(failed)?;
-        if old.is_none() {
+        // A policy that knows the agent knows what it makes here, and has no other label for it.
+        let is_labelled = || selinux::label(&File::from(dir)).is_some_and(|label| label.contains(":ssh_home_t:"));
+        if old.is_none() && !is_labelled() {
             selinux::restore(&[&self.home.join(DIR), &self.path()]);
         }
         Ok(())
@@ -169,19 +177,32 @@ impl KeyFile<'_> {
         let failed =
             |what: &str, e: io::Error| format!("failed to {what} directory '{}': {}", path.display(), reason(&e));
         let home = self.open_home().map_err(|e| failed("create", e))?;
-        match mkdirat(&home, DIR, Mode::S_IRWXU) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(failed("create", errno.into())),
-        }
-        let dir = inside(&home, DIR, OFlag::O_DIRECTORY | OFlag::O_RDONLY).map_err(|e| failed("open", e))?;
+        let look = || inside(&home, DIR, OFlag::O_DIRECTORY | OFlag::O_RDONLY);
+        let dir = match look() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let made = self.actor.may(&home, CHANGE).and_then(|()| Ok(mkdirat(&home, DIR, Mode::S_IRWXU)?));
+                match made {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed("create", error)),
+                    made => {
+                        let dir = look().map_err(|e| failed("open", e))?;
+                        if made.is_ok() {
+                            self.actor.give_directory(&dir).map_err(|e| failed("set the owner of", e))?;
+                        }
+                        dir
+                    }
+                }
+            }
+            dir => dir.map_err(|e| failed("open", e))?,
+        };
         let dir = File::from(dir);
         // A directory of somebody else cannot be changed, and whether it can be used shows next.
-        let _ = distrustful(&dir);
+        let _ = self.distrustful(&dir);
         Ok(dir.into())
     }
 
     /// Puts a new file in the place of the old one, which is there whole until the new one is.
     fn replace(&self, dir: BorrowedFd<'_>, text: &[u8]) -> io::Result<()> {
+        self.actor.may(&dir, CHANGE)?;
         let name = format!(".{FILE}.{}", std::process::id());
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let create = || openat(dir, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR);
@@ -195,11 +216,7 @@ impl KeyFile<'_> {
         });
         let fill = |file: &mut File| {
             file.write_all(text)?;
-            // In a set-group-id directory it has the directory's group.
-            let group = nix::unistd::getegid();
-            if file.metadata()?.gid() != group.as_raw() {
-                fchown(&*file, None, Some(group))?;
-            }
+            self.actor.give(file)?;
             if let Ok((_, old)) = self.open() {
                 selinux::copy_label(&old, file);
             }
@@ -212,15 +229,16 @@ impl KeyFile<'_> {
             let _ = unlinkat(dir, name.as_str(), UnlinkatFlags::NoRemoveDir);
         })
     }
-}
 
-/// Takes from others the right to write, if they have it.
-fn distrustful(file: &File) -> io::Result<()> {
-    let mode = file.metadata()?.mode();
-    if mode & OTHERS_WRITE != 0 {
-        fchmod(file, Mode::from_bits_truncate(mode & 0o7777 & !OTHERS_WRITE))?;
+    /// Takes from others the right to write, if they have it.
+    fn distrustful(&self, file: &File) -> io::Result<()> {
+        let mode = file.metadata()?.mode();
+        if mode & OTHERS_WRITE != 0 {
+            self.actor.may_chmod(file)?;
+            fchmod(file, Mode::from_bits_truncate(mode & 0o7777 & !OTHERS_WRITE))?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Opens a path that must not lead out of `dir`. Kernels before 5.6 cannot tell where a symbolic

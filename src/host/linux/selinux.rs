@@ -1,7 +1,7 @@
 //! SELinux: labels of files that we replace or make, and what the policy lets the agent do. Without
 //! SELinux all of this does nothing.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -16,6 +16,9 @@ const LABEL: &CStr = c"security.selinux";
 
 /// There while SELinux is on.
 const ENFORCE: &str = "/sys/fs/selinux/enforce";
+
+/// The context of the thread that reads it: no policy has a say in that, as it has in others'.
+const CURRENT: &str = "/proc/thread-self/attr/current";
 
 /// Labels are below 4 KiB in every policy.
 const LABEL_LIMIT: usize = 4096;
@@ -64,18 +67,21 @@ fn allowed(answer: &str) -> Option<u32> {
     u32::from_str_radix(answer.split_ascii_whitespace().next()?.trim_end_matches('\0'), 16).ok()
 }
 
-/// Gives a new file the label of the one it replaces. A policy may forbid it; then the label that
-/// the directory gives stays.
+/// Whether this process is confined as the agent.
+pub fn is_confined(host: &Host) -> bool {
+    let is_domain = |now: &str| now.split(':').nth(2) == DOMAIN.split(':').nth(2);
+    host.read_attribute(CURRENT).is_ok_and(|now| is_domain(&now))
+}
+
+/// Gives a new file the label of the one it replaces, unless it has that already: the attempt alone
+/// is logged where a policy forbids it, and then the label that the directory gives stays.
 #[expect(unsafe_code, reason = "no safe wrapper")]
 pub fn copy_label(from: &File, to: &File) {
-    let mut label = [0_u8; LABEL_LIMIT];
-    // SAFETY: the kernel writes at most the given size, and reads what it wrote before.
-    unsafe {
-        let size = libc::fgetxattr(from.as_raw_fd(), LABEL.as_ptr(), label.as_mut_ptr().cast(), LABEL_LIMIT);
-        if let Ok(size @ 1..) = usize::try_from(size) {
-            libc::fsetxattr(to.as_raw_fd(), LABEL.as_ptr(), label.as_ptr().cast(), size, 0);
-        }
-    }
+    let Some(wanted) = label(from).filter(|wanted| label(to).as_ref() != Some(wanted)) else { return };
+    let Ok(wanted) = CString::new(wanted) else { return };
+    let bytes = wanted.as_bytes_with_nul();
+    // SAFETY: the kernel reads the given size of what `wanted` holds.
+    unsafe { libc::fsetxattr(to.as_raw_fd(), LABEL.as_ptr(), bytes.as_ptr().cast(), bytes.len(), 0) };
 }
 
 /// Gives new files the label that the policy has for their paths.

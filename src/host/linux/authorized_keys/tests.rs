@@ -32,17 +32,17 @@ fn set_mode(path: impl AsRef<Path>, mode: u32) {
 }
 
 fn get(home: &TempDir) -> Result<Vec<String>, String> {
-    perform(home.path(), &Action::Get)
+    perform(home.path(), Actor::User, &Action::Get)
 }
 
 fn add(home: &TempDir, keys: &[&str], reset: bool) -> Result<(), String> {
     let keys = keys.iter().map(|&key| key.to_owned()).collect();
-    perform(home.path(), &Action::Add { keys, reset }).map(|keys| assert!(keys.is_empty()))
+    perform(home.path(), Actor::User, &Action::Add { keys, reset }).map(|keys| assert!(keys.is_empty()))
 }
 
 fn remove(home: &TempDir, keys: &[&str]) -> Result<(), String> {
     let keys = keys.iter().map(|&key| key.to_owned()).collect();
-    perform(home.path(), &Action::Remove { keys }).map(|keys| assert!(keys.is_empty()))
+    perform(home.path(), Actor::User, &Action::Remove { keys }).map(|keys| assert!(keys.is_empty()))
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn a_file_of_gigabytes_is_not_read() {
 fn a_home_that_is_not_there_is_named() {
     let gone = Path::new("/nonexistent/ghost");
     let keys = vec!["ssh-rsa A".to_owned()];
-    let error = perform(gone, &Action::Add { keys, reset: false }).expect_err("no home");
+    let error = perform(gone, Actor::User, &Action::Add { keys, reset: false }).expect_err("no home");
     assert_eq!(error, "failed to create directory '/nonexistent/ghost/.ssh': No such file or directory");
 }
 

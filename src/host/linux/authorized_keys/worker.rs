@@ -1,24 +1,26 @@
 //! The process that becomes the user: our own program, started with a word that no option looks
 //! like. It reads a request from its standard input and writes the result to its standard output,
-//! both files in memory.
+//! both of them pipes: files in memory are among what SELinux does not let the agent have.
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{User, geteuid, getgrouplist, getresuid, pipe2, setgroups, setresgid, setresuid};
 use serde::{Deserialize, Serialize};
 
+use super::actor::Actor;
 use super::{Action, perform};
+use crate::host::Host;
+use crate::host::linux::selinux;
 use crate::host::linux::spawn::{self, Program};
 use crate::protocol::error::os_reason;
 
@@ -56,29 +58,25 @@ pub(super) fn no_process(user: &str, error: &io::Error) -> String {
 }
 
 fn converse(request: &Request, deadline: Duration) -> io::Result<Answer> {
-    let mut input = File::from(memfd_create("request", MFdFlags::MFD_CLOEXEC)?);
-    serde_json::to_writer(&input, request)?;
-    input.rewind()?;
-    let mut output = File::from(memfd_create("answer", MFdFlags::MFD_CLOEXEC)?);
-    // Nothing is written to it: it is at its end when the process is.
-    let (end, held) = pipe2(OFlag::O_CLOEXEC)?;
-    let stdio = [Some(input.as_fd()), Some(output.as_fd()), Some(held.as_fd())];
+    let (input, requests) = pipe2(OFlag::O_CLOEXEC)?;
+    let (answers, output) = pipe2(OFlag::O_CLOEXEC)?;
+    for end in [&requests, &answers] {
+        fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    }
+    let stdio = [Some(input.as_fd()), Some(output.as_fd()), None];
     let pid = Program { path: SELF, args: &[ARGUMENT], env: None, stdio }.spawn()?;
-    drop(held);
+    drop((input, output));
 
-    let ended = |within: Duration| {
-        let millis = PollTimeout::try_from(within).unwrap_or(PollTimeout::MAX);
-        loop {
-            match poll(&mut [PollFd::new(end.as_fd(), PollFlags::POLLIN)], millis) {
-                Err(Errno::EINTR) => {}
-                result => return result.is_ok_and(|ready| ready > 0),
-            }
-        }
+    let mut talk = Talk {
+        request: serde_json::to_vec(request)?,
+        requests: Some(File::from(requests)),
+        answers: File::from(answers),
+        answer: Vec::new(),
     };
-    if !ended(deadline) {
+    if !talk.ends_within(deadline) {
         // Its id is its group, and ours until it was waited for.
         let _ = killpg(pid, Signal::SIGKILL);
-        if ended(REAP) {
+        if talk.ends_within(REAP) {
             let _ = spawn::reap(pid);
         } else {
             // Stuck in the kernel on a dead file system. It must not become a zombie later.
@@ -87,10 +85,58 @@ fn converse(request: &Request, deadline: Duration) -> io::Result<Answer> {
         return Err(io::Error::other(format!("no answer within {} s", deadline.as_secs())));
     }
     let exit = spawn::reap(pid)?;
-    output.rewind()?;
-    let mut answer = Vec::new();
-    output.read_to_end(&mut answer)?;
-    serde_json::from_slice(&answer).map_err(|_| io::Error::other(format!("the process for it failed: {exit:?}")))
+    serde_json::from_slice(&talk.answer).map_err(|_| io::Error::other(format!("the process for it failed: {exit:?}")))
+}
+
+/// Our side of the pipes.
+struct Talk {
+    /// What is still to be sent.
+    request: Vec<u8>,
+    requests: Option<File>,
+    /// At its end when the process is.
+    answers: File,
+    answer: Vec<u8>,
+}
+
+impl Talk {
+    fn ends_within(&mut self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut ends = vec![PollFd::new(self.answers.as_fd(), PollFlags::POLLIN)];
+            ends.extend(self.requests.as_ref().map(|requests| PollFd::new(requests.as_fd(), PollFlags::POLLOUT)));
+            match poll(&mut ends, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+                Err(Errno::EINTR) => continue,
+                Ok(0) | Err(_) => return false,
+                Ok(_) => {}
+            }
+            self.send();
+            if self.is_complete() {
+                return true;
+            }
+        }
+    }
+
+    fn send(&mut self) {
+        let Some(requests) = &mut self.requests else { return };
+        match requests.write(&self.request) {
+            Ok(sent) => drop(self.request.drain(..sent)),
+            Err(error) if is_later(&error) => return,
+            // It does not read any more; why not is in its answer.
+            Err(_) => self.request.clear(),
+        }
+        if self.request.is_empty() {
+            self.requests = None;
+        }
+    }
+
+    fn is_complete(&mut self) -> bool {
+        !self.answers.read_to_end(&mut self.answer).is_err_and(|error| is_later(&error))
+    }
+}
+
+fn is_later(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
 }
 
 /// The process itself, if that is what the arguments say; true when the program is over.
@@ -111,20 +157,30 @@ pub fn main_if_asked() -> bool {
 
 fn serve(request: Request) -> Answer {
     let Request { user, action } = request;
-    let home = become_user(&user)?;
-    perform(&home, &action)
+    let (home, actor) = become_user(&user)?;
+    perform(&home, actor, &action)
 }
 
 /// Gives up all rights but the user's for good, and says where the user's home is.
-fn become_user(name: &str) -> Result<PathBuf, String> {
+fn become_user(name: &str) -> Result<(PathBuf, Actor), String> {
     let user = match User::from_name(name) {
         Ok(Some(user)) => user,
         Ok(None) => return Err(format!("failed to lookup user '{name}': No such user")),
         Err(errno) => return Err(format!("failed to lookup user '{name}': {}", errno.desc())),
     };
     umask(Mode::S_IRWXG | Mode::S_IRWXO);
-    drop_rights(&user).map_err(|errno| format!("failed to become user '{name}': {}", errno.desc()))?;
-    Ok(user.dir)
+    let root = Actor::Root { uid: user.uid, gid: user.gid };
+    // Each attempt would be reported to the administrator.
+    if geteuid().is_root() && selinux::is_confined(&Host::real()) {
+        return Ok((user.dir, root));
+    }
+    let actor = match drop_rights(&user) {
+        Ok(()) => Actor::User,
+        // Whatever withholds it from root.
+        Err(Errno::EPERM) if geteuid().is_root() => root,
+        Err(errno) => return Err(format!("failed to become user '{name}': {}", errno.desc())),
+    };
+    Ok((user.dir, actor))
 }
 
 fn drop_rights(user: &User) -> nix::Result<()> {
