@@ -84,9 +84,10 @@ impl Source {
         }
         // Sorted by their bytes, as a shell does in the C locale.
         let names = host.list(&directory).map_err(unreadable)?;
-        let is_program = |path: &PathBuf| {
-            let found = std::fs::metadata(host.path(path));
-            found.is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+        let is_program = |path: &PathBuf| match std::fs::metadata(host.path(path)) {
+            Ok(found) => found.is_file() && found.permissions().mode() & 0o111 != 0,
+            // What SELinux hides may be the hook that the backup relies on: the check says why not.
+            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
         };
         let wanted = names.iter().filter(|name| is_wanted(name));
         Ok(wanted.map(|name| directory.join(name)).filter(is_program).collect())
@@ -192,6 +193,17 @@ mod tests {
         let programs = source(&machine, "/etc/hook").programs(&machine.host()).expect("readable");
         let expected = ["10-a", "20-b", "B"].map(|name| Path::new("/etc/hook.d").join(name));
         assert_eq!(programs, expected);
+    }
+
+    /// With a link that leads nowhere in place of SELinux.
+    #[test]
+    fn a_hook_that_selinux_hides_is_not_passed_over() {
+        let machine = machine();
+        machine.add("/etc/hook.d/10-hidden => 10-hidden\n/etc/hook.d/20-gone => gone");
+        let programs = source(&machine, "/etc/hook").programs(&machine.host()).expect("readable");
+        assert_eq!(programs, [Path::new("/etc/hook.d/10-hidden")]);
+        let refusal = check(&machine.host(), &programs[0]).map_err(|e| e.desc);
+        assert!(refusal.is_err_and(|text| text.starts_with("fsfreeze hook '/etc/hook.d/10-hidden' is not run: ")));
     }
 
     #[test]
