@@ -13,6 +13,8 @@ unitdir ?= $(prefix)/lib/systemd/system
 rulesdir ?= $(prefix)/lib/udev/rules.d
 sysconfdir ?= /etc
 hookdir ?= $(sysconfdir)/qemu
+# "yes" on systems with OpenRC.
+openrc ?= no
 INSTALL ?= install
 
 .DEFAULT_GOAL := help
@@ -42,7 +44,7 @@ deb: ## A Debian package, in target/debian
 	.ci/setup build package
 	$(CARGO) deb --locked
 
-install: ## Install what "make build" made (DESTDIR, prefix, sbindir, ...)
+install: ## Install what "make build" made (DESTDIR, prefix, sbindir, openrc=yes, ...)
 	@test -x $(target)/release/qemu-ga || { echo 'run "make build" first'; exit 1; }
 	$(INSTALL) -D -m 755 $(target)/release/qemu-ga $(DESTDIR)$(sbindir)/qemu-ga
 	$(INSTALL) -D -m 644 packaging/man/qemu-ga.8 $(DESTDIR)$(mandir)/man8/qemu-ga.8
@@ -51,8 +53,14 @@ install: ## Install what "make build" made (DESTDIR, prefix, sbindir, ...)
 		>$(DESTDIR)$(unitdir)/qemu-guest-agent.service
 	chmod 644 $(DESTDIR)$(unitdir)/qemu-guest-agent.service
 	$(INSTALL) -D -m 644 systemd/60-qemu-guest-agent.rules $(DESTDIR)$(rulesdir)/60-qemu-guest-agent.rules
+ifeq ($(openrc),yes)
+	$(INSTALL) -D -m 755 packaging/openrc/qemu-guest-agent $(DESTDIR)$(sysconfdir)/init.d/qemu-guest-agent
+	test -e $(DESTDIR)$(sysconfdir)/conf.d/qemu-guest-agent || \
+		$(INSTALL) -D -m 644 packaging/openrc/qemu-guest-agent.confd $(DESTDIR)$(sysconfdir)/conf.d/qemu-guest-agent
+else
 	$(INSTALL) -D -m 755 packaging/sysv/qemu-ga $(DESTDIR)$(sysconfdir)/init.d/qemu-guest-agent
 	ln -sf qemu-guest-agent $(DESTDIR)$(sysconfdir)/init.d/qemu-ga
+endif
 	test -e $(DESTDIR)$(hookdir)/fsfreeze-hook || \
 		$(INSTALL) -D -m 755 packaging/fsfreeze-hook $(DESTDIR)$(hookdir)/fsfreeze-hook
 	$(INSTALL) -D -m 644 packaging/fsfreeze-hook.d/README $(DESTDIR)$(hookdir)/fsfreeze-hook.d/README

@@ -3,7 +3,7 @@
 #
 #   tests/vm/image.sh            (also run by the tests and by the demo themselves)
 #
-# The directory holds: vmlinuz, initrd, systemd.img and sysv.img (root file systems), home.img
+# The directory holds: vmlinuz, initrd, systemd.img, sysv.img and openrc.img (root file systems), home.img
 # (ext4) and srv.img (xfs), swap.img, database.img. Nothing is mounted and no loop device is used;
 # the agent under test is not part of the images, it is put into a copy for each run.
 #
@@ -109,6 +109,19 @@ bootstrap() { # name, packages
     }
 }
 
+# What a tree lacks of some packages, as files in NAME-debs.
+download() { # name, tree, package...
+    name=$1 tree=$2
+    shift 2
+    mkdir -p "$work/$name-debs/partial"
+    set -- apt-get -q -y --no-install-recommends --download-only -o Debug::NoLocking=1 -o Dir::Cache::pkgcache= \
+        -o Dir::State::status="$work/$tree/var/lib/dpkg/status" -o Dir::Cache::archives="$work/$name-debs" install "$@"
+    "$@" >"$work/$name.log" 2>&1 || { apt-get -q update >&2 && "$@" >"$work/$name.log" 2>&1; } || {
+        cat "$work/$name.log" >&2
+        exit 1
+    }
+}
+
 # Copies of the modules, unpacked, in the order in which they can be inserted.
 modules() { # destination, module...
     destination=$1
@@ -171,13 +184,8 @@ mv "$work/systemd/srv.img" "$work/srv.img"
 # packed already, of whatever that lacks.
 say "the disk with the databases"
 database=mnt/database
-mkdir -p "$work/database-debs/partial" "$work/systemd/$database"
-download() {
-    apt-get -q -y --no-install-recommends --download-only -o Debug::NoLocking=1 -o Dir::Cache::pkgcache= \
-        -o Dir::State::status="$work/systemd/var/lib/dpkg/status" -o Dir::Cache::archives="$work/database-debs" \
-        install mariadb-server-core mariadb-client-core redis-tools >"$work/database.log" 2>&1
-}
-download || { apt-get -q update >&2 && download; } || { cat "$work/database.log" >&2; exit 1; }
+mkdir -p "$work/systemd/$database"
+download database systemd mariadb-server-core mariadb-client-core redis-tools
 for package in "$work/database-debs"/*.deb; do dpkg-deb -x "$package" "$work/systemd/$database"; done
 chroot "$work/systemd" env LD_LIBRARY_PATH="/$database/usr/lib/x86_64-linux-gnu:/$database/lib/x86_64-linux-gnu" \
     "/$database/usr/bin/mariadb-install-db" \
@@ -200,6 +208,15 @@ for script in $(grep -v '^#' "$here/guest/masked-scripts"); do
 done
 pack "$work/sysv" "$work/sysv.img" 1G
 
+say "the OpenRC guest"
+download openrc sysv openrc
+cp "$work"/openrc-debs/*.deb "$work/sysv/tmp"
+chroot "$work/sysv" sh -c 'dpkg --force-depends --remove sysv-rc && dpkg -i /tmp/*.deb && rm /tmp/*.deb' \
+    >"$work/openrc.log" 2>&1 || { cat "$work/openrc.log" >&2; exit 1; }
+# As rc-update does, of a service that is still to come.
+ln -s /etc/init.d/qemu-guest-agent "$work/sysv/etc/runlevels/default"
+pack "$work/sysv" "$work/openrc.img" 1G
+
 mkdir "$work/home"
 pack "$work/home" "$work/home.img" 64M
 truncate -s 640M "$work/swap.img"
@@ -220,7 +237,7 @@ chmod 755 "$initrd/init" "$initrd/bin/test-shell"
 modules "$initrd/modules" $early >"$initrd/modules/order"
 (cd "$initrd" && find . | cpio -o -H newc --quiet | gzip -1) >"$work/initrd"
 
-rm -rf "$work/systemd" "$work/sysv" "$work/home" "$initrd" "$work/debs" "$work/database-debs"
+rm -rf "$work/systemd" "$work/sysv" "$work/home" "$initrd" "$work"/*debs
 touch "$work/complete"
 # Images of older recipes are of no use any more.
 find "$cache" -mindepth 1 -maxdepth 1 -type d ! -name runs ! -name "$key.partial" -exec rm -rf {} +

@@ -1,4 +1,4 @@
-//! The agent in real guests: Debian with systemd, Debian with sysvinit, and one of busybox alone,
+//! The agent in real guests: Debian with systemd, with sysvinit and with OpenRC, and one of busybox alone,
 //! under emulated QEMU machines.
 //!
 //! `cargo build --release && cargo test --test vm` (minutes; as root on the first run, to build the
@@ -26,6 +26,7 @@ mod libvirt_rules;
 mod logind;
 mod memory;
 mod network;
+mod openrc;
 mod other_guests;
 mod password;
 mod people;

@@ -50,6 +50,9 @@ impl Guest {
             Init::Sysv => {
                 "while [ \"$(runlevel)\" != 'N 2' ]; do sleep 0.2; done; while pgrep -x rc; do sleep 0.2; done"
             }
+            Init::Openrc => {
+                "while [ \"$(runlevel)\" != 'N 2' ]; do sleep 0.2; done; while pgrep -x openrc; do sleep 0.2; done"
+            }
             Init::Busybox => "true",
         };
         let output = self.shell.attempt(done, LATER);
@@ -213,7 +216,11 @@ pub(super) fn furnish(images: &Path, init: Init, extra: Extra, dir: PathBuf, soc
         files.extend(subject.libraries());
         inject::into_initrd(&initrd, &files);
     } else {
-        let root = copy(if init == Init::Sysv { "sysv.img" } else { "systemd.img" });
+        let root = copy(match init {
+            Init::Sysv => "sysv.img",
+            Init::Openrc => "openrc.img",
+            _ => "systemd.img",
+        });
         inject::into_image(&root, &subject.files(init), &subject.libraries());
         let disk = |id, path| Disk { id, path, format: "raw" };
         disks.push(disk("root", root));

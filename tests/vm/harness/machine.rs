@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 pub enum Init {
     Systemd,
     Sysv,
+    /// sysvinit with OpenRC instead of its own scripts.
+    Openrc,
     /// No root file system at all: busybox in an initial ram disk, without udev.
     Busybox,
 }

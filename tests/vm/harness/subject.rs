@@ -81,6 +81,10 @@ impl Subject {
                 files.push(file(rule, "/usr/lib/udev/rules.d/60-qemu-guest-agent.rules", 0o644));
             }
             Init::Sysv => files.extend(script.map(|script| file(script, "/etc/init.d/qemu-ga", 0o755))),
+            Init::Openrc => {
+                let service = crate_root().join("packaging/openrc/qemu-guest-agent");
+                files.push(file(service, "/etc/init.d/qemu-guest-agent", 0o755));
+            }
             Init::Busybox => {}
         }
         files
