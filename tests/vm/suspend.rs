@@ -74,3 +74,23 @@ fn to_disk() {
     check_awake(&mut guest, &before, &handle, &mut agent);
     guest.shell.until("systemd is done with it", "! systemctl list-jobs --no-legend | grep -q .");
 }
+
+/// The port is made anew when the guest wakes, and its host may have left and come back meanwhile.
+#[test]
+fn a_client_that_comes_after_the_sleep_is_answered() {
+    let Some(mut guest) = shared::systemd() else { return };
+    for (leaves_before, comes_before) in [(true, false), (false, true), (false, false)] {
+        let mut agent = guest.agent();
+        agent.sync(SOON);
+        agent.post("guest-suspend-ram", NONE);
+        let sleeper = (!leaves_before).then_some(agent);
+        guest.qmp.wait("SUSPEND", LATER);
+        drop(sleeper);
+        let waiting = comes_before.then(|| guest.agent());
+        wake(&mut guest);
+        let mut agent = waiting.unwrap_or_else(|| guest.agent());
+        assert!(agent.answers(SOON), "the first sync, left before: {leaves_before}, came before: {comes_before}");
+        drop(agent);
+        guest.shell.until("systemd is done with it", "! systemctl list-jobs --no-legend | grep -q .");
+    }
+}
