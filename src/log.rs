@@ -81,6 +81,11 @@ impl LogControl {
         self.0.writer().on_release.open = Some(path.to_owned());
     }
 
+    /// Whether lines go to stderr.
+    pub fn is_stderr(&self) -> bool {
+        self.0.writer().sink.is_stderr()
+    }
+
     /// Stderr leads nowhere from now on: what went there goes to syslog.
     pub fn leave_stderr(&self) {
         let mut writer = self.0.writer();

@@ -19,7 +19,7 @@ use qemu_ga::host::linux::descriptors;
 use qemu_ga::host::linux::malloc;
 use qemu_ga::log::{self, LogControl};
 use qemu_ga::protocol::error::os_reason;
-use qemu_ga::state::{State, StateError};
+use qemu_ga::state::{self, State, StateError};
 use qemu_ga::{commands, serve};
 use tracing::{error, info, warn};
 
@@ -35,6 +35,10 @@ fn main() -> ExitCode {
             log.release();
             error!("{failure}");
             failure.consequences().iter().for_each(|text| error!("{text}"));
+            if !log.is_stderr() {
+                // Whoever starts us looks here first.
+                let _ = writeln!(io::stderr(), "qemu-ga: {failure}");
+            }
             ExitCode::FAILURE
         },
         ExitCode::from,
@@ -67,8 +71,7 @@ fn run(mut config: Config, activated: Option<Activated>, log: &LogControl) -> Re
     if config.daemonize {
         config.make_absolute();
     }
-    let state = State::open(&config.statedir)?;
-    let frozen = state.frozen_at_start();
+    let frozen = state::is_marked_frozen(&config.statedir)?;
     if frozen {
         warn!(
             "previous instance appears to have exited with frozen filesystems: until they are thawed there is \
@@ -76,6 +79,13 @@ fn run(mut config: Config, activated: Option<Activated>, log: &LogControl) -> Re
         );
         log.hold();
     }
+    // Before anything is made that a failed start would leave behind.
+    match &config.logfile {
+        Some(path) if frozen => log.open_file_on_release(path),
+        Some(path) => log.open_file(path).map_err(Failure::Log)?,
+        None => {}
+    }
+    let state = State::open(&config.statedir)?;
     daemon::hold_signals();
     let mut lifecycle = match config.daemonize {
         true => Lifecycle::background(&config.pidfile, frozen)?,
@@ -92,12 +102,6 @@ fn run(mut config: Config, activated: Option<Activated>, log: &LogControl) -> Re
         Err(failure) if config.retry_path && failure.may_pass() => None,
         Err(failure) => return Err(failure.into()),
     };
-    match &config.logfile {
-        Some(path) if frozen => log.open_file_on_release(path),
-        Some(path) => log.open_file(path).map_err(Failure::Log)?,
-        None => {}
-    }
-
     if config.daemonize {
         // SAFETY: no thread has been started yet.
         #[expect(unsafe_code, reason = "fork")]

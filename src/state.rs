@@ -84,7 +84,7 @@ impl State {
         // The daemon leaves the directory it was started in.
         let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
         let (file, marker) = (dir.join("qga.state"), dir.join(MARKER));
-        let found = read_marker(&marker, boot_id).map_err(|error| StateError::Marker(marker.clone(), error))?;
+        let found = read_marker(&marker, boot_id)?;
         if found == Found::OfOtherBoot {
             warn!("removing {}, left from before the last boot: nothing is frozen", marker.display());
             fs::remove_file(&marker).map_err(|error| StateError::Marker(marker.clone(), error))?;
@@ -207,7 +207,7 @@ fn boot_id() -> String {
 ///
 /// # Errors
 /// When that cannot be found out; no agent starts then.
-pub fn is_marked_frozen(dir: &Path) -> io::Result<bool> {
+pub fn is_marked_frozen(dir: &Path) -> Result<bool, StateError> {
     Ok(read_marker(&dir.join(MARKER), &boot_id())? == Found::Frozen)
 }
 
@@ -219,11 +219,11 @@ enum Found {
     Frozen,
 }
 
-fn read_marker(marker: &Path, boot_id: &str) -> io::Result<Found> {
+fn read_marker(marker: &Path, boot_id: &str) -> Result<Found, StateError> {
     match fs::metadata(marker) {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::NoMarker),
-        Err(error) => return Err(error),
+        Err(error) => return Err(StateError::Marker(marker.to_owned(), error)),
     }
     // In doubt the marker counts: an agent that wrongly thinks it is frozen thaws what is not frozen, one
     // that wrongly thinks it is not leaves the guest stuck.

@@ -229,6 +229,26 @@ fn arguments_need_not_be_utf8() {
 }
 
 #[test]
+fn a_start_that_fails_at_its_log_leaves_nothing_behind() {
+    let scene = Scene::new();
+    let output = scene.run(&["-m", "unix-listen", "-p", "s", "-t", ".", "-l", "no/log"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!scene.path("s").exists() && !scene.path("qga.state").exists());
+}
+
+#[test]
+fn the_reason_of_a_failed_start_is_in_the_log_and_on_stderr() {
+    let scene = Scene::new();
+    let (status, _, stderr) = outcome(&scene.run(&["-p", "none", "-t", ".", "-l", "log"]));
+    assert_eq!(status, Some(1));
+    assert_eq!(stderr, "qemu-ga: error opening channel 'none': No such file or directory\n");
+    let log = fs::read_to_string(scene.path("log")).unwrap();
+    assert!(
+        log.contains("critical: error opening channel 'none'") && log.contains("failed to create guest agent channel")
+    );
+}
+
+#[test]
 fn a_failed_start_has_status_1_and_names_the_object() {
     let scene = Scene::new();
     let in_place = ["-m", "unix-listen", "-p", "s", "-t", "."];

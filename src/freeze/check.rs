@@ -126,9 +126,7 @@ impl Report {
                 let text = "file systems are frozen, or were when an agent ended";
                 self.problems.push(format!("{}: {text}", dir.display()));
             }
-            Err(error) => {
-                self.problems.push(format!("no state can be read in {}: {}", dir.display(), os_reason(&error)));
-            }
+            Err(error) => self.problems.push(error.to_string()),
         }
         if let Err(errno) = nix::unistd::access(dir, nix::unistd::AccessFlags::W_OK) {
             self.problems.push(format!("no state can be kept in {}: {}", dir.display(), os_reason(&errno.into())));
