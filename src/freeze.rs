@@ -23,7 +23,7 @@ use crate::host::{Host, Kernel};
 use crate::log::{AUDIT, LogControl};
 use crate::protocol::error::{Error, Result, os_reason};
 use crate::state::State;
-use held::{Held, freeze_each, open_all, sync_each, thaw_each, thaw_points};
+use held::{Thaws, freeze_each, open_all, sync_each, thaw_points};
 use late::{Late, Round};
 use pairs::Told;
 
@@ -45,8 +45,8 @@ pub struct Freezer {
 }
 
 struct Inner {
-    /// In the order of freezing.
-    held: Vec<Held>,
+    /// Of all that we froze.
+    thaws: Option<Thaws>,
     since: Option<Instant>,
     told: Told,
     /// While frozen: no page that the thaw needs has to come from a disk.
@@ -59,7 +59,7 @@ impl Freezer {
         let frozen = state.frozen_at_start();
         let told = Told::at_start(state.hooks_at_start().to_vec(), frozen);
         let (since, pinned) = (frozen.then(Instant::now), frozen.then(|| Pinned::new(host)));
-        let inner = Mutex::new(Inner { held: Vec::new(), since, told, pinned });
+        let inner = Mutex::new(Inner { thaws: None, since, told, pinned });
         Freezer {
             frozen: AtomicBool::new(frozen),
             working: AtomicUsize::new(0),
@@ -171,6 +171,8 @@ fn freeze_listed(agent: &Agent, points: Option<&[&str]>, inner: &mut Inner) -> R
     sync_each(agent, &held)?;
     tracing::warn!("disabling logging due to filesystem freeze");
     agent.freezer.log.hold();
+    // Made before anything is frozen, and then locked with the rest.
+    let thaws = Thaws::new(agent, &held);
     inner.pinned = Some(Pinned::new(&agent.host));
     if let Err(error) = agent.state.mark_frozen() {
         inner.pinned = None;
@@ -182,15 +184,18 @@ fn freeze_listed(agent: &Agent, points: Option<&[&str]>, inner: &mut Inner) -> R
     inner.since = Some(Instant::now());
     let (frozen, refusal) = freeze_each(agent, held);
     let count = frozen.len();
-    inner.held = frozen;
     match refusal {
-        None if count > 0 => Ok(i64::try_from(count).unwrap_or(i64::MAX)),
+        None if count > 0 => {
+            inner.thaws = Some(thaws);
+            Ok(i64::try_from(count).unwrap_or(i64::MAX))
+        }
         None => {
             finish_thaw(agent, inner);
             Ok(0)
         }
         Some(refusal) => {
-            thaw_each(agent, &inner.held);
+            // Not what others froze before.
+            Thaws::new(agent, &frozen).make(agent);
             finish_thaw(agent, inner);
             Err(refusal)
         }
@@ -204,7 +209,9 @@ fn freeze_listed(agent: &Agent, points: Option<&[&str]>, inner: &mut Inner) -> R
 pub fn thaw(agent: &Agent) -> Result<i64> {
     let _working = Working::new(&agent.freezer.working);
     let mut inner = agent.freezer.lock();
-    let mut count = thaw_each(agent, &inner.held);
+    let thaws = inner.thaws.take();
+    let owed = agent.freezer.is_frozen() && thaws.is_none();
+    let mut count = thaws.map_or(0, |thaws| thaws.make(agent));
     // Nested freezes by others, those of an earlier agent, and what was mounted meanwhile.
     let listed = match plan::plan(&agent.host, None) {
         Ok(listed) => listed,
@@ -215,7 +222,6 @@ pub fn thaw(agent: &Agent) -> Result<i64> {
         Err(error) => return Err(Error::os("failed to read the mount table", &error)),
     };
     // What an earlier agent froze has to be among these; otherwise nobody needs to wait for them long.
-    let owed = agent.freezer.is_frozen() && inner.held.is_empty();
     count += thaw_points(agent, listed, owed);
     finish_thaw(agent, &mut inner);
     tracing::info!(target: AUDIT, "guest-fsthaw called");
@@ -247,7 +253,6 @@ pub fn settle_hooks(agent: &Agent) {
 /// Goes back to normal operation after the last thaw.
 fn finish_thaw(agent: &Agent, inner: &mut Inner) {
     agent.freezer.frozen.store(false, Ordering::SeqCst);
-    inner.held.clear();
     inner.pinned = None;
     inner.since = None;
     let unmarked = agent.freezer.late.unmark(&agent.state);

@@ -9,6 +9,9 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+/// The calls need little, and all of it is locked in memory during a freeze.
+const STACK: usize = 128 << 10;
+
 /// A row of calls. Each begins when its result is asked for, so that no call is under way that
 /// nobody waits for.
 pub(super) struct Deadline<T> {
@@ -32,7 +35,7 @@ impl<T: Send + 'static> Deadline<T> {
         let (sender, results) = mpsc::channel();
         let (go, asked) = mpsc::channel();
         let (objects, of_thread) = (objects.to_vec(), given_up.clone());
-        std::thread::Builder::new().name("freeze".into()).spawn(move || {
+        std::thread::Builder::new().name("freeze".into()).stack_size(STACK).spawn(move || {
             for object in &objects {
                 if asked.recv().is_err() {
                     return;

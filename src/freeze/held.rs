@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::deadline::Deadline;
-use super::in_turn::in_turn;
+use super::in_turn::InTurn;
 use super::late::Round;
 use super::plan::Planned;
 use crate::agent::Agent;
@@ -155,13 +155,22 @@ fn late(what: &str, point: &Path, patience: Duration) -> Error {
     Error::new(format!("failed to {what} {}: not done after {} s", point.display(), patience.as_secs()))
 }
 
-/// Thaws what we froze, in the opposite order, by the descriptors that were kept. The number of those
-/// that were frozen.
-pub(super) fn thaw_each(agent: &Agent, held: &[Held]) -> i64 {
-    let reversed: Vec<Held> = held.iter().rev().cloned().collect();
-    let (kernel, round) = (agent.host.kernel_handle(), agent.freezer.round.current());
-    let patience = agent.config().fsfreeze.freeze_timeout;
-    thaw(&reversed, patience, |held| &held.point, move |held| thaw_fully(&*kernel, &held.dir, &round))
+/// Thaws of file systems in our hands, ready to be made.
+pub(super) struct Thaws(InTurn<Held>);
+
+impl Thaws {
+    /// In the opposite order, by the descriptors that were kept. All that the first one takes is had
+    /// from now on.
+    pub(super) fn new(agent: &Agent, held: &[Held]) -> Thaws {
+        let (kernel, round) = (agent.host.kernel_handle(), agent.freezer.round.current());
+        let reversed = held.iter().rev().cloned().collect();
+        Thaws(InTurn::new(reversed, move |held| thaw_fully(&*kernel, &held.dir, &round)))
+    }
+
+    /// Makes them. The number of file systems that were frozen.
+    pub(super) fn make(self, agent: &Agent) -> i64 {
+        finish(self.0, agent.config().fsfreeze.freeze_timeout, |held| &held.point)
+    }
 }
 
 /// Thaws what a plan names, foundations first: thawing writes to them. The number of those that were
@@ -177,19 +186,14 @@ pub(super) fn thaw_points(agent: &Agent, planned: Vec<Planned>, owed: bool) -> i
         let Some(_inside) = stuck.enter(point) else { return false };
         open_path(point).is_ok_and(|dir| thaw_fully(&*kernel, &dir, &round))
     };
-    thaw(&points, patience, |point| point, by_path)
+    finish(InTurn::new(points, by_path), patience, |point| point)
 }
 
 /// How long the reply to a thaw waits for file systems that nobody has frozen as far as we know.
 const SHORT: Duration = Duration::from_secs(1);
 
-fn thaw<O: Clone + Send + 'static>(
-    objects: &[O],
-    patience: Duration,
-    point: impl Fn(&O) -> &Path,
-    call: impl Fn(&O) -> bool + Clone + Send + 'static,
-) -> i64 {
-    let (count, hanging) = in_turn(objects, patience, call);
+fn finish<O: Clone + Send + 'static>(thaws: InTurn<O>, patience: Duration, point: impl Fn(&O) -> &Path) -> i64 {
+    let (count, hanging) = thaws.finish(patience);
     for object in hanging {
         tracing::error!("the thaw of {} hangs", point(&object).display());
     }

@@ -3,7 +3,8 @@
 //! `FITHAW` writes to the disk, and finding a mount point may ask a server. What hangs must not keep
 //! the others frozen: perhaps it hangs because one of them is.
 
-use std::sync::mpsc;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use super::deadline::Deadline;
@@ -11,47 +12,74 @@ use super::deadline::Deadline;
 /// After this time the next one begins as well.
 const TURN: Duration = Duration::from_millis(500);
 
-/// Calls `call` for each object in order. Returns for how many it was true, and those for which it
-/// has not returned when all others are done and `patience` has passed; they go on by themselves.
-pub(super) fn in_turn<O: Clone + Send + 'static>(
-    objects: &[O],
-    patience: Duration,
-    call: impl Fn(&O) -> bool + Clone + Send + 'static,
-) -> (i64, Vec<O>) {
-    let mut count = 0;
-    let mut hanging: Vec<Option<O>> = Vec::new();
-    let (sender, late) = mpsc::channel();
-    let mut rest = objects;
-    while !rest.is_empty() {
-        let (sender, number) = (sender.clone(), hanging.len());
+type Call<O> = Arc<dyn Fn(&O) -> bool + Send + Sync>;
+
+/// Which row it was whose turn had passed, and what became of its last call.
+type Late = (usize, bool);
+
+/// Calls for one object after the other. The first can be made without anything more from the
+/// system: its thread is there.
+pub(super) struct InTurn<O> {
+    objects: Vec<O>,
+    call: Call<O>,
+    first: Option<Deadline<bool>>,
+    late: (Sender<Late>, Receiver<Late>),
+}
+
+impl<O: Clone + Send + 'static> InTurn<O> {
+    /// Gets ready to call `call` for each object in order.
+    pub(super) fn new(objects: Vec<O>, call: impl Fn(&O) -> bool + Send + Sync + 'static) -> InTurn<O> {
+        let mut made = InTurn { objects, call: Arc::new(call), first: None, late: mpsc::channel() };
+        made.first = made.row(&made.objects, 0);
+        made
+    }
+
+    /// The calls for the objects that are left; `None` when there are none, or no thread.
+    fn row(&self, rest: &[O], number: usize) -> Option<Deadline<bool>> {
+        rest.first()?;
+        let (call, sender) = (self.call.clone(), self.late.0.clone());
         let report = move |_: &O, yes| sender.send((number, yes)).unwrap_or_default();
-        let Ok(mut row) = Deadline::new(rest, call.clone(), report) else {
-            // No thread to be had: then one after the other, here.
-            count += rest.iter().map(|object| i64::from(call(object))).sum::<i64>();
-            break;
-        };
+        Deadline::new(rest, move |object| call(object), report).ok()
+    }
+
+    /// Makes the calls. Returns for how many it was true, and those objects for which it has not
+    /// returned when all others are done and `patience` has passed; they go on by themselves.
+    pub(super) fn finish(mut self, patience: Duration) -> (i64, Vec<O>) {
+        let mut count = 0;
+        let mut hanging: Vec<Option<O>> = Vec::new();
+        let mut row = self.first.take();
+        let mut rest = self.objects.as_slice();
         while let Some((object, others)) = rest.split_first() {
-            rest = others;
-            let Some(yes) = row.next(TURN) else {
-                hanging.push(Some(object.clone()));
+            let Some(calls) = &mut row else {
+                // One after the other, here.
+                count += rest.iter().map(|object| i64::from((self.call)(object))).sum::<i64>();
                 break;
             };
+            rest = others;
+            match calls.next(TURN) {
+                Some(yes) => count += i64::from(yes),
+                None => {
+                    hanging.push(Some(object.clone()));
+                    row = self.row(rest, hanging.len());
+                }
+            }
+        }
+        drop(row);
+        let (sender, late) = self.late;
+        drop(sender);
+        let end = Instant::now() + patience;
+        while let Ok((number, yes)) = late.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            hanging[number] = None;
             count += i64::from(yes);
         }
+        (count, hanging.into_iter().flatten().collect())
     }
-    drop(sender);
-    let end = Instant::now() + patience;
-    while let Ok((number, yes)) = late.recv_timeout(end.saturating_duration_since(Instant::now())) {
-        hanging[number] = None;
-        count += i64::from(yes);
-    }
-    (count, hanging.into_iter().flatten().collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     const LONG: Duration = Duration::from_secs(60);
 
@@ -66,7 +94,7 @@ mod tests {
             }
             true
         };
-        assert_eq!(in_turn(&["upper", "lower"], LONG, call), (2, vec![]));
+        assert_eq!(InTurn::new(vec!["upper", "lower"], call).finish(LONG), (2, vec![]));
     }
 
     #[test]
@@ -74,7 +102,7 @@ mod tests {
         let (_release, hold) = mpsc::channel::<()>();
         let hold = Arc::new(Mutex::new(hold));
         let call = move |object: &&str| *object != "dead" || hold.lock().expect("a lock").recv().is_ok();
-        let found = in_turn(&["a", "dead", "b"], Duration::from_millis(1), call);
+        let found = InTurn::new(vec!["a", "dead", "b"], call).finish(Duration::from_millis(1));
         assert_eq!(found, (2, vec!["dead"]));
     }
 }
