@@ -6,6 +6,10 @@
 # whose absolute paths lead there. Needs no root.
 
 set -u
+# Under nohup nobody below could be told to reload.
+case $(sed -n 's/^SigIgn:.*\(.\)$/\1/p' /proc/$$/status) in
+[13579bdf]) exec env --default-signal=HUP "$0" "$@" ;;
+esac
 SHELL_UNDER_TEST=${1:-sh}
 HERE=$(cd "$(dirname "$0")" && pwd)
 ROOT=$(mktemp -d)
