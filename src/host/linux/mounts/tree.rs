@@ -101,8 +101,7 @@ impl<'t> Tree<'t> {
         on_top(line)
             || self.is_overlaid(line)
             || over_root(line)
-            || self.way_up(line).any(|(_, parent)| over_root(parent))
-            || self.way_up(line).any(|pair| with_parent(pair) || self.is_overlaid(pair.1))
+            || self.way_up(line).any(|pair| with_parent(pair) || over_root(pair.1) || self.is_overlaid(pair.1))
     }
 
     /// Whether something is mounted over a directory above, on the same parent.
