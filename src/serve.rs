@@ -404,6 +404,8 @@ impl Server {
             Some(piece) => {
                 if piece.cut.is_none() {
                     self.stream = None;
+                    // Its pieces were megabytes.
+                    self.shrink = Some(Instant::now() + KEEP_BUFFERS);
                 }
                 self.session.piece(seq, piece, Instant::now(), &self.agent, &mut self.out);
             }
