@@ -26,6 +26,15 @@ pub const CLASSIC: Layout = Layout {
     needs: &["ext4", "xfs"],
 };
 
+/// `b` lies in a file on `a`, and was mounted before `a` was at its place.
+pub const UPPER_FIRST: Layout = Layout {
+    script: "image tmp 200M; mkfs.ext4 -q -F tmp.img; mount -o loop tmp.img tmp
+             image tmp/b 100M; mkfs.ext4 -q -F tmp/b.img; mkdir b a; mount -o loop tmp/b.img b
+             mount -o loop tmp.img a; umount -l tmp",
+    points: &["a", "b"],
+    needs: &["ext4"],
+};
+
 /// The functions that layouts use.
 const PRELUDE: &str = r#"set -e; cd "$T"
 image() { mkdir -p "$1"; truncate -s "$2" "$1.img"; }

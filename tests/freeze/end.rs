@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::bench::{Bench, CLASSIC, Layout, all_finish};
+use crate::bench::{Bench, CLASSIC, UPPER_FIRST, all_finish};
 use crate::support::{self, until};
 
 #[test]
@@ -73,14 +73,7 @@ fn a_killed_agent_comes_back_frozen_and_its_thaw_works() {
 /// Thawing the upper one first waits for the lower one, for ever.
 #[test]
 fn a_killed_agents_freeze_is_thawed_when_the_upper_one_was_mounted_first() {
-    let layout = Layout {
-        script: "image tmp 200M; mkfs.ext4 -q -F tmp.img; mount -o loop tmp.img tmp
-                 image tmp/b 100M; mkfs.ext4 -q -F tmp/b.img; mkdir b a; mount -o loop tmp/b.img b
-                 mount -o loop tmp.img a; umount -l tmp",
-        points: &["a", "b"],
-        needs: &["ext4"],
-    };
-    let Some(mut bench) = Bench::new(&layout, &[]) else { return };
+    let Some(mut bench) = Bench::new(&UPPER_FIRST, &[]) else { return };
     let mut client = bench.agent.connect();
     assert_eq!(client.ask("guest-fsfreeze-freeze-list", bench.listed()), 2);
     bench.agent.child.kill().expect("our child");

@@ -5,7 +5,7 @@
 
 use serde_json::json;
 
-use crate::bench::{Bench, Layout, all_finish};
+use crate::bench::{Bench, Layout, UPPER_FIRST, all_finish};
 use crate::support::Agent;
 
 /// Freezes all of them, sees that writers wait for the thaw, and nobody else.
@@ -36,14 +36,7 @@ fn ext4_on_a_loop_on_ext4_on_a_loop_on_ext4() {
 /// Reverse mount order, which is upstream's, freezes the lower one first here.
 #[test]
 fn the_upper_one_was_mounted_before_the_lower_one_moved_to_its_place() {
-    let layout = Layout {
-        script: "image tmp 200M; mkfs.ext4 -q -F tmp.img; mount -o loop tmp.img tmp
-                 image tmp/b 100M; mkfs.ext4 -q -F tmp/b.img; mkdir b a; mount -o loop tmp/b.img b
-                 mount -o loop tmp.img a; umount -l tmp",
-        points: &["a", "b"],
-        needs: &["ext4"],
-    };
-    freezes_and_thaws(&layout, 2);
+    freezes_and_thaws(&UPPER_FIRST, 2);
 }
 
 /// Files on btrfs have another device number than their file system.
