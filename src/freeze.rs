@@ -77,6 +77,11 @@ impl Freezer {
         self.frozen.load(Ordering::SeqCst)
     }
 
+    /// Whether nothing of ours is frozen, nor can be by a freeze that was given up and goes on.
+    pub fn is_thawed(&self) -> bool {
+        !self.is_frozen() && !self.late.is_pending()
+    }
+
     /// Whether ending the agent now could leave something frozen.
     pub fn is_busy(&self) -> bool {
         self.is_frozen() || self.working.load(Ordering::SeqCst) > 0 || self.late.is_pending()
@@ -140,16 +145,19 @@ impl Drop for Pinned {
     }
 }
 
-/// Freezes all file systems, or those mounted at `points`. Returns how many were frozen.
+/// Freezes all file systems, or those mounted at `points`, as `command` asks. Returns how many were
+/// frozen.
 ///
 /// # Errors
-/// When the hook or a file system refuses; then nothing is frozen.
-pub fn freeze(agent: &Agent, points: Option<&[&str]>) -> Result<i64> {
+/// When the hook or a file system refuses; then nothing is frozen. When something of ours is frozen
+/// already; then nothing at all is done.
+pub fn freeze(agent: &Agent, command: &str, points: Option<&[&str]>) -> Result<i64> {
     let _working = Working::new(&agent.freezer.working);
     let mut inner = agent.freezer.lock();
-    if agent.freezer.late.is_pending() {
-        // What it still gets done is taken back, whatever is frozen by then.
-        return Err(Error::new("nothing is frozen: an earlier freeze that was given up has not ended yet"));
+    // Asked here, whatever was asked before: the freeze that this one waited for holds by now. One
+    // that was given up and goes on will be taken back, whatever is frozen then.
+    if !agent.freezer.is_thawed() {
+        return Err(Error::disabled(command, "the agent is in frozen state"));
     }
     agent.freezer.round.begin();
     tracing::info!(target: AUDIT, "guest-fsfreeze called");

@@ -16,12 +16,12 @@ pub(super) const COMMANDS: &[Command] = &[
 
 /// "frozen" or "thawed". Waits for a freeze or thaw that is at work (O9).
 fn status(cx: &Ctx<'_>, _: args::Empty) -> Result<&'static str> {
-    Ok(if cx.agent.freezer.is_frozen() { "frozen" } else { "thawed" })
+    Ok(if cx.agent.freezer.is_thawed() { "thawed" } else { "frozen" })
 }
 
 /// Freezes all local file systems; the number of those that were frozen.
 fn freeze(cx: &Ctx<'_>, _: args::Empty) -> Result<i64> {
-    freeze::freeze(cx.agent, None)
+    freeze::freeze(cx.agent, "guest-fsfreeze-freeze", None)
 }
 
 #[derive(Deserialize)]
@@ -32,7 +32,7 @@ struct FreezeList<'a> {
 
 /// Freezes the file systems mounted at the listed points; all without a list.
 fn freeze_list(cx: &Ctx<'_>, args: FreezeList<'_>) -> Result<i64> {
-    freeze::freeze(cx.agent, args.mountpoints.as_deref())
+    freeze::freeze(cx.agent, "guest-fsfreeze-freeze-list", args.mountpoints.as_deref())
 }
 
 /// Thaws everything; the number of file systems that were frozen.

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use super::*;
 use crate::commands::testing;
 use crate::host::fake::{Effect, FakeKernel, Outcome};
 
+mod again;
 mod hooks;
 mod late;
 mod model;
@@ -111,6 +113,13 @@ impl Guest {
         self.state.path().join("qga.state.isfrozen").exists()
     }
 }
+
+/// As the commands do it.
+fn freeze(agent: &Agent, points: Option<&[&str]>) -> Result<i64> {
+    super::freeze(agent, if points.is_none() { FREEZE } else { "guest-fsfreeze-freeze-list" }, points)
+}
+
+const FREEZE: &str = "guest-fsfreeze-freeze";
 
 /// What the kernel makes of a freeze or thaw, with the freezes of each file system.
 fn count(counts: &Mutex<HashMap<String, u32>>, effect: &Effect) -> Outcome {

@@ -8,7 +8,7 @@ fn script(path: &Path, body: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("a mode");
 }
 
-fn hook(root: &Path, body: &str) -> PathBuf {
+pub(super) fn hook(root: &Path, body: &str) -> PathBuf {
     script(&root.join("hook"), &format!("echo $1 >> {}/log\n{body}", root.display()));
     PathBuf::from("/hook")
 }

@@ -41,7 +41,7 @@ fn no_freeze_begins_while_a_given_up_one_goes_on() {
     let (guest, release) = hanging(|effect| matches!(effect, Effect::Freeze(path) if path.ends_with("/home")));
     freeze(&guest.agent, None).expect_err("given up");
     let refusal = freeze(&guest.agent, Some(&["/"])).expect_err("refused").desc;
-    assert_eq!(refusal, "nothing is frozen: an earlier freeze that was given up has not ended yet");
+    assert_eq!(refusal, "Command guest-fsfreeze-freeze-list has been disabled: the agent is in frozen state");
     drop(release);
     until("it has ended", || !guest.agent.freezer.late.is_pending());
     assert_eq!(freeze(&guest.agent, Some(&["/"])), Ok(1));
