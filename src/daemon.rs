@@ -18,6 +18,11 @@ use tracing::warn;
 pub use self::activation::{Activated, ActivationError, activation};
 pub use self::pidfile::{PidFile, PidFileError};
 
+/// What a daemon makes is its own: its files are for nobody else, whatever mask the caller has.
+pub fn keep_private() {
+    umask(Mode::S_IRWXG | Mode::S_IRWXO);
+}
+
 /// Keeps the signals that end or reload the agent waiting, from before anything is made that has to be
 /// cleaned up until [`Lifecycle::ready`].
 pub fn hold_signals() {
@@ -80,7 +85,6 @@ impl Lifecycle {
             pidfile.write()?;
         }
         setsid()?;
-        umask(Mode::S_IRWXG | Mode::S_IRWXO);
         std::env::set_current_dir("/")?;
         let null = File::options().read(true).write(true).open("/dev/null")?;
         dup2_stdin(&null)?;

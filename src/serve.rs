@@ -4,6 +4,7 @@
 //! agent, timers and a client that leaves are always noticed.
 
 mod control;
+mod end;
 mod reopen;
 mod signals;
 mod worker;
@@ -26,6 +27,7 @@ use crate::protocol::error::os_reason;
 use crate::protocol::frame::{Event, Framer, Limits};
 use crate::session::{STUCK_LIMIT, Session};
 
+pub use end::leave;
 use reopen::Reopen;
 use worker::{Report, start, work};
 
@@ -50,7 +52,8 @@ const THAW_AGAIN: Duration = Duration::from_secs(10);
 const END_FROZEN: Duration = Duration::from_secs(10);
 
 /// Serves until told to end; the result is the exit status.
-pub fn run(agent: Agent, channel: Option<Endpoint>, log: LogControl, lifecycle: Lifecycle) -> u8 {
+pub fn run(agent: Agent, channel: Option<Endpoint>, log: LogControl, mut lifecycle: Lifecycle) -> u8 {
+    let agent = Arc::new(agent);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -58,31 +61,28 @@ pub fn run(agent: Agent, channel: Option<Endpoint>, log: LogControl, lifecycle: 
         .thread_keep_alive(Duration::from_secs(2))
         .on_thread_park(malloc::resting)
         .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!("failed to start the event loop: {}", os_reason(&error));
-            return 1;
-        }
+    let refused = |error: &io::Error| {
+        tracing::error!("failed to start the event loop: {}", os_reason(error));
+        1
     };
-    let status = runtime.block_on(async {
-        match Server::new(agent, log, lifecycle) {
-            Ok(server) => server.run(channel).await,
-            Err(error) => {
-                tracing::error!("failed to start the event loop: {}", os_reason(&error));
-                1
+    let status = end::run(&agent, &log, || match &runtime {
+        Ok(runtime) => runtime.block_on(async {
+            match Server::new(agent.clone(), log.clone(), &mut lifecycle) {
+                Ok(server) => server.run(channel).await,
+                Err(error) => refused(&error),
             }
-        }
+        }),
+        Err(error) => refused(error),
     });
     // Workers that hang in the system must not keep us.
-    runtime.shutdown_background();
+    runtime.map(tokio::runtime::Runtime::shutdown_background).unwrap_or_default();
     status
 }
 
-struct Server {
+struct Server<'a> {
     agent: Arc<Agent>,
     log: LogControl,
-    lifecycle: Lifecycle,
+    lifecycle: &'a mut Lifecycle,
     framer: Framer,
     session: Session,
     out: Output,
@@ -110,14 +110,14 @@ enum End {
     Lost(io::Error),
 }
 
-impl Server {
+impl<'a> Server<'a> {
     #[inline(never)] // Its temporaries would lie on the stack for the agent's whole life.
-    fn new(agent: Agent, log: LogControl, lifecycle: Lifecycle) -> io::Result<Server> {
+    fn new(agent: Arc<Agent>, log: LogControl, lifecycle: &'a mut Lifecycle) -> io::Result<Server<'a>> {
         let (reporter, reports) = mpsc::unbounded_channel();
         signals::listen(&reporter)?;
         Ok(Server {
             framer: Framer::new(limits(&agent.config())),
-            agent: Arc::new(agent),
+            agent,
             log,
             lifecycle,
             session: Session::new(),
@@ -438,7 +438,7 @@ impl Server {
         }
         if due(self.end_at) {
             self.end_at = None;
-            return Some(self.end_now());
+            return Some(0);
         }
         None
     }
@@ -462,3 +462,6 @@ async fn sleep_until(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,14 +14,19 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout_at;
 
+use super::listen::Accepted;
 use super::{Endpoint, Listener, port};
 use crate::host::linux::fd::{Owned, watch};
+use crate::protocol::error::os_reason;
 
 /// How often a file that cannot be watched is looked at.
 const BLIND_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long the kernel may take to tell of a host whose bytes are there already.
 const ARRIVAL: Duration = Duration::from_secs(1);
+
+/// When a client that could not be taken, for want of descriptors or memory, is tried again.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a read found.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,6 +69,8 @@ enum Kind {
     Socket {
         listener: Watched<Listener>,
         client: Option<Stream>,
+        /// A client could not be taken: when to try again.
+        again: Option<Instant>,
     },
     /// A file that epoll does not take, such as `/dev/null`.
     Blind {
@@ -105,12 +112,14 @@ struct Stream {
     input: Watched<OwnedFd>,
     output: Option<Watched<OwnedFd>>,
     ended: bool,
+    /// It can no longer be watched, so it is as good as gone.
+    broken: bool,
 }
 
 impl Stream {
     fn new(fd: OwnedFd) -> io::Result<Stream> {
         let input = watch(fd, Interest::READABLE)?;
-        Ok(Stream { input, output: None, ended: false })
+        Ok(Stream { input, output: None, ended: false, broken: false })
     }
 
     async fn wait(&mut self, read: bool, write: bool) -> io::Result<(bool, bool)> {
@@ -162,7 +171,7 @@ impl Link {
             }
             Endpoint::Listener(listener) => {
                 let listener = watch(listener, Interest::READABLE)?;
-                Kind::Socket { listener, client: None }
+                Kind::Socket { listener, client: None, again: None }
             }
         };
         Ok(Link { kind, readable: true, writable: true })
@@ -182,11 +191,18 @@ impl Link {
         }
     }
 
+    fn is_broken(&self) -> bool {
+        matches!(&self.kind, Kind::Socket { client: Some(client), .. } if client.broken)
+    }
+
     /// Reads what is there.
     ///
     /// # Errors
     /// When the device fails. Errors of a socket client are that client leaving.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Input> {
+        if self.is_broken() {
+            return Ok(Input::End(End::Gone));
+        }
         let Some(fd) = self.fd() else { return self.accept() };
         match nix::unistd::read(fd, buffer) {
             Ok(0) => {
@@ -243,12 +259,30 @@ impl Link {
 
     fn accept(&mut self) -> io::Result<Input> {
         self.readable = false;
-        let Kind::Socket { listener, client } = &mut self.kind else { return Ok(Input::Nothing) };
-        if let Some(fd) = listener.get_ref().get().accept()? {
-            tracing::debug!("client connected");
-            *client = Some(Stream::new(fd)?);
-            self.readable = true;
-            self.writable = true;
+        let Kind::Socket { listener, client, again } = &mut self.kind else { return Ok(Input::Nothing) };
+        let taken = match listener.get_ref().get().accept()? {
+            Accepted::Nobody => {
+                *again = None;
+                return Ok(Input::Nothing);
+            }
+            Accepted::Client(fd) => Stream::new(fd),
+            Accepted::NotNow(error) => Err(error),
+        };
+        match taken {
+            Ok(stream) => {
+                tracing::debug!("client connected");
+                *client = Some(stream);
+                *again = None;
+                self.readable = true;
+                self.writable = true;
+            }
+            Err(error) => {
+                // Said once, however often it is tried.
+                if again.is_none() {
+                    tracing::warn!("failed to take a client: {}; trying again", os_reason(&error));
+                }
+                *again = Some(Instant::now() + ACCEPT_AGAIN);
+            }
         }
         Ok(Input::Nothing)
     }
@@ -258,7 +292,7 @@ impl Link {
     /// # Errors
     /// Those of the device or socket.
     pub fn write(&mut self, data: &[IoSlice<'_>]) -> io::Result<usize> {
-        let Some(fd) = self.fd() else { return Err(Errno::EPIPE.into()) };
+        let Some(fd) = self.fd().filter(|_| !self.is_broken()) else { return Err(Errno::EPIPE.into()) };
         if !self.writable {
             return Err(Errno::EAGAIN.into());
         }
@@ -285,7 +319,7 @@ impl Link {
     /// Whether the client that half-closed has now gone altogether.
     pub fn client_is_gone(&self) -> bool {
         match &self.kind {
-            Kind::Socket { client: Some(client), .. } => is_gone(client.input.get_ref().get().as_fd()),
+            Kind::Socket { client: Some(client), .. } => client.broken || is_gone(client.input.get_ref().get().as_fd()),
             _ => false,
         }
     }
@@ -317,13 +351,31 @@ impl Link {
                     *host = Host::Open;
                 }
             }
-            Kind::Serial(stream) | Kind::Socket { client: Some(stream), .. } => {
+            Kind::Serial(stream) => {
                 let (readable, writable) = stream.wait(read, write).await?;
                 self.readable |= readable;
                 self.writable |= writable;
             }
-            Kind::Socket { listener, client: None } => {
-                listener.readable().await?.clear_ready();
+            // The next read or write says so.
+            Kind::Socket { client: Some(Stream { broken: true, .. }), .. } => std::future::pending().await,
+            Kind::Socket { client: Some(stream), .. } => match stream.wait(read, write).await {
+                Ok((readable, writable)) => {
+                    self.readable |= readable;
+                    self.writable |= writable;
+                }
+                Err(error) => {
+                    tracing::warn!("failed to watch a client: {}", os_reason(&error));
+                    stream.broken = true;
+                    (self.readable, self.writable) = (true, true);
+                }
+            },
+            Kind::Socket { listener, client: None, again } => {
+                let watched = async { listener.readable().await.map(|mut guard| guard.clear_ready()) };
+                match *again {
+                    // Whether it works now, the next accept says.
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => watched.await?,
+                }
                 self.readable = true;
             }
             Kind::Blind { .. } => {

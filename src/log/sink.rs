@@ -40,7 +40,7 @@ impl Sink {
     pub(super) fn file(path: &Path) -> io::Result<Sink> {
         // A FIFO that nobody reads, or a terminal, may not stop us; the latter is not to be ours.
         let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let file = File::options().append(true).create(true).custom_flags(flags.bits()).open(path)?;
+        let file = File::options().append(true).create(true).mode(0o600).custom_flags(flags.bits()).open(path)?;
         Ok(Sink::File(file, std::path::absolute(path)?))
     }
 

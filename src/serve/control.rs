@@ -8,7 +8,7 @@ use super::{END_FROZEN, Server, limits};
 use crate::freeze;
 use crate::protocol::error::os_reason;
 
-impl Server {
+impl Server<'_> {
     /// Follows the freeze state: its timers, and what had to wait for the thaw.
     pub(super) fn watch_freeze(&mut self) {
         if self.thawing {
@@ -54,7 +54,7 @@ impl Server {
                 self.agent.freezer.refuse_from_now_on();
                 let again = number == nix::libc::SIGTERM && std::mem::replace(&mut self.terminated, true);
                 if again && self.end_at.is_some() {
-                    return Some(self.end_now());
+                    return Some(0);
                 }
                 let limit = Instant::now() + END_FROZEN;
                 self.end_at.get_or_insert(self.thaw_at.map_or(limit, |thaw| thaw.min(limit)));
@@ -65,14 +65,6 @@ impl Server {
                 Some(status)
             }
         }
-    }
-
-    /// Ends, and leaves nothing frozen behind.
-    pub(super) fn end_now(&mut self) -> u8 {
-        if self.agent.freezer.is_busy() {
-            freeze::thaw_unasked(&self.agent, "the agent was told to end");
-        }
-        0
     }
 
     pub(super) fn reload(&mut self) {

@@ -23,16 +23,10 @@ pub(super) struct Reopen {
 impl Reopen {
     pub(super) fn new(config: &Config) -> Reopen {
         let path = config.path.clone().unwrap_or_default();
-        Reopen {
-            method: config.method.clone(),
-            path,
-            wait: FIRST_WAIT,
-            reason: String::new(),
-            worked: !config.retry_path,
-        }
+        Reopen { method: config.method.clone(), path, wait: FIRST_WAIT, reason: String::new(), worked: false }
     }
 
-    /// Whether the last attempt had success.
+    /// Whether there was a channel before.
     pub(super) fn has_worked(&self) -> bool {
         self.worked
     }

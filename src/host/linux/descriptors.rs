@@ -8,6 +8,25 @@ use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 /// freeze must not fail for want of a descriptor.
 const WANTED: rlim_t = 4096;
 
+/// Fewer would not do for the loop, its signals and one client.
+const LEAST: rlim_t = 32;
+
+/// The limit is too low to serve anybody.
+#[derive(Debug, thiserror::Error)]
+#[error("the limit of open files (RLIMIT_NOFILE) is {0}, the agent needs {LEAST}")]
+pub struct TooFew(rlim_t);
+
+/// Whether there are enough descriptors to serve at all, now that the limit is as high as it may be.
+///
+/// # Errors
+/// When there are not.
+pub fn check_limit() -> Result<(), TooFew> {
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, _)) if soft < LEAST => Err(TooFew(soft)),
+        _ => Ok(()),
+    }
+}
+
 /// The limits that we were started with.
 static GIVEN: OnceLock<(rlim_t, rlim_t)> = OnceLock::new();
 
