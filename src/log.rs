@@ -1,39 +1,53 @@
 //! The log: one line per event, `SECONDS.MICROS: level: text`, to stderr or a file.
 //!
-//! While file systems are frozen a line written anywhere could block for ever, and with it the agent
-//! that has to thaw them. So the log can be put on [hold](LogControl::hold): lines are then kept in
-//! memory and written when it is [released](LogControl::release).
+//! Who logs never waits for a disk: lines go into a bounded queue, and a [thread](LogControl::start_writer)
+//! writes them. Before there is one, during the start, they are written at once.
+//!
+//! While file systems are frozen a line written anywhere could block for ever. So the log can be put on
+//! [hold](LogControl::hold): lines then stay in the queue until it is [released](LogControl::release).
 //!
 //! Events with the target [`AUDIT`] also go to syslog, where administrators look for what the host
-//! has done.
+//! has done; those with the target [`OPERATOR`] also to stderr, for those who start the agent.
 
+mod budget;
 mod excerpt;
+mod outlet;
 mod ring;
 mod sink;
 
 use std::fmt::{self, Debug, Write as _};
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
 use tracing::subscriber::{Interest, set_global_default};
-use tracing::{Event, Level, Metadata, Subscriber, error, warn};
+use tracing::{Event, Level, Metadata, Subscriber, error};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::{Layer, registry};
 
+use self::budget::Budget;
 pub use self::excerpt::excerpt;
-use self::ring::{Entry, Ring};
+use self::outlet::{Order, Outlet};
+use self::ring::{Marks, Ring};
 use self::sink::{Sink, Syslog};
-use crate::protocol::error::os_reason;
 
 /// The target of events that record what the host made the agent do.
 pub const AUDIT: &str = "audit";
 
+/// The target of events that the operator is to see wherever the log goes.
+pub const OPERATOR: &str = "operator";
+
 /// A line buffer that grew beyond this is given back.
 const USUAL_LINE: usize = 16 << 10;
+
+/// The writer needs little, and all of it is locked in memory during a freeze.
+const STACK: usize = 64 << 10;
+
+/// How long a hold waits for the line that is being written.
+const LAST_LINE: Duration = Duration::from_millis(500);
 
 /// Makes the log the receiver of all events of the process, panics included. It writes warnings and
 /// errors to stderr until told otherwise.
@@ -47,8 +61,14 @@ pub fn init() -> LogControl {
 
 /// A log that is not (yet) that of the process.
 fn new(sink: Sink, syslog: Syslog) -> (impl Subscriber + Send + Sync, LogControl) {
-    let writer = Writer { sink, syslog, line: Vec::new(), held: None, on_release: OnRelease::default() };
-    let log = Arc::new(Log { verbose: AtomicBool::new(false), writer: Mutex::new(writer) });
+    let log = Arc::new(Log {
+        verbose: AtomicBool::new(false),
+        line: Mutex::default(),
+        queue: Mutex::default(),
+        more: Condvar::new(),
+        written: Condvar::new(),
+        outlet: Mutex::new(Outlet { sink, syslog }),
+    });
     (registry().with(LogLayer(log.clone())), LogControl(log))
 }
 
@@ -69,76 +89,261 @@ impl LogControl {
         tracing::callsite::rebuild_interest_cache();
     }
 
-    /// From now on appends to this file.
+    /// From now on appends to this file. For the start: it waits for the disk.
     pub fn open_file(&self, path: &Path) -> io::Result<()> {
         let sink = Sink::file(path)?;
-        self.0.writer().sink = sink;
+        lock(&self.0.outlet).sink = sink;
         Ok(())
     }
 
     /// Appends to this file from the next [release](LogControl::release) on.
     pub fn open_file_on_release(&self, path: &Path) {
-        self.0.writer().on_release.open = Some(path.to_owned());
+        lock(&self.0.queue).order = Some(Order::Open(path.to_owned()));
     }
 
-    /// Whether lines go to stderr.
+    /// Whether lines go to stderr. For the start: it waits for the line that is being written.
     pub fn is_stderr(&self) -> bool {
-        self.0.writer().sink.is_stderr()
+        lock(&self.0.outlet).sink.is_stderr()
     }
 
-    /// Stderr leads nowhere from now on: what went there goes to syslog.
+    /// Stderr leads nowhere from now on: what went there goes to syslog. For the start.
     pub fn leave_stderr(&self) {
-        let mut writer = self.0.writer();
-        if writer.sink.is_stderr() {
-            writer.sink = Sink::syslog();
+        let mut outlet = lock(&self.0.outlet);
+        if outlet.sink.is_stderr() {
+            outlet.sink = Sink::syslog();
         }
+    }
+
+    /// From now on a thread writes, and nobody who logs waits for it.
+    ///
+    /// # Errors
+    /// When there is no thread to be had; then lines are written at once, as before.
+    pub fn start_writer(&self) -> io::Result<()> {
+        if std::mem::replace(&mut lock(&self.0.queue).has_writer, true) {
+            return Ok(());
+        }
+        let log = self.0.clone();
+        let started = std::thread::Builder::new().name("log".into()).stack_size(STACK).spawn(move || log.write_on());
+        started.map(drop).inspect_err(|_| lock(&self.0.queue).has_writer = false)
     }
 
     /// Writes nothing anywhere until the release; the newest lines are kept in memory.
     pub fn hold(&self) {
-        let mut writer = self.0.writer();
-        if writer.held.is_none() {
-            writer.held = Some(Ring::new());
+        let mut queue = lock(&self.0.queue);
+        if !queue.held {
+            queue.held = true;
+            queue.ring.reserve();
         }
+        // It may be written to what is about to be frozen.
+        let busy = |queue: &mut Queue| queue.has_writer && queue.writing;
+        let _ = self.0.written.wait_timeout_while(queue, LAST_LINE, busy);
     }
 
     /// Writes what was held back, and goes on as before the hold.
     pub fn release(&self) {
-        let opened = self.0.writer().release();
-        if let Err(error) = opened {
-            warn!("unable to open specified log file: {}", os_reason(&error));
-        }
+        lock(&self.0.queue).held = false;
+        self.0.let_out();
     }
 
-    /// Waits for the last lines, but not for long.
-    pub fn finish(&self, _patience: Duration) {}
+    /// Waits until everything is written, but not for long.
+    pub fn finish(&self, patience: Duration) {
+        let unfinished = |queue: &mut Queue| queue.has_writer && !queue.held && (queue.writing || queue.has_work());
+        let _ = self.0.written.wait_timeout_while(lock(&self.0.queue), patience, unfinished);
+    }
 
     /// Opens the log file again by its name, after a rotation. During a hold this waits for the release.
-    pub fn reopen(&self) -> io::Result<()> {
-        let mut writer = self.0.writer();
-        if writer.held.is_some() {
-            writer.on_release.reopen = true;
-            return Ok(());
-        }
-        writer.sink.reopen()
+    pub fn reopen(&self) {
+        lock(&self.0.queue).order.get_or_insert(Order::Reopen);
+        self.0.let_out();
     }
 }
 
 /// What the layer and its handles share.
 struct Log {
     verbose: AtomicBool,
-    writer: Mutex<Writer>,
+    /// The line being formatted, kept for its memory.
+    line: Mutex<Vec<u8>>,
+    queue: Mutex<Queue>,
+    /// Wakes the writer.
+    more: Condvar,
+    /// Wakes those who wait for the writer.
+    written: Condvar,
+    /// Held while a line is written, which may take for ever. Taken before the queue.
+    outlet: Mutex<Outlet>,
+}
+
+/// What is still to be written.
+#[derive(Default)]
+struct Queue {
+    ring: Ring,
+    order: Option<Order>,
+    budget: Budget,
+    held: bool,
+    /// A thread writes; otherwise those do that log.
+    has_writer: bool,
+    /// It is at work, or was woken to be.
+    writing: bool,
+    /// Nobody takes lines for syslog until then.
+    syslog_absent: Option<Instant>,
+}
+
+impl Queue {
+    fn has_work(&self) -> bool {
+        self.order.is_some() || !self.ring.is_empty()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Log {
-    fn writer(&self) -> MutexGuard<'_, Writer> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Whether an event like this is for the sink.
     fn shows(&self, event: &Metadata<'_>) -> bool {
         *event.level() <= Level::WARN || self.verbose.load(Ordering::Relaxed)
     }
+
+    fn event(&self, event: &Event<'_>, shown: bool) {
+        let metadata = event.metadata();
+        let (audit, operator) = (metadata.target() == AUDIT, metadata.target() == OPERATOR);
+        let now = Instant::now();
+        let late = {
+            let mut queue = lock(&self.queue);
+            if !shown && !queue.held && queue.syslog_absent.is_some_and(|until| now < until) {
+                return;
+            }
+            queue.tell_left_out(now);
+            if !queue.budget.take(metadata, now) {
+                // The writer is to know when the minute is over.
+                self.more.notify_one();
+                return;
+            }
+            queue.held
+        };
+        let (priority, level) = match *metadata.level() {
+            Level::ERROR => (3, "critical"),
+            Level::WARN => (4, "warning"),
+            Level::INFO => (6, "info"),
+            _ => (7, "debug"),
+        };
+        // Another thread may be at it.
+        let (mut kept, mut own) = (self.line.try_lock().ok(), Vec::new());
+        let line = kept.as_deref_mut().unwrap_or(&mut own);
+        let time = begin(line, level);
+        event.record(&mut Text(line));
+        line.push(b'\n');
+        lock(&self.queue).ring.push(Marks { shown, audit, operator, late, priority, time }, line);
+        if line.capacity() > USUAL_LINE {
+            *line = Vec::new();
+        }
+        drop(kept);
+        self.let_out();
+    }
+
+    /// Has what is in the queue written, if it may be.
+    fn let_out(&self) {
+        let mut queue = lock(&self.queue);
+        if queue.held || queue.writing {
+            return;
+        }
+        if queue.has_writer {
+            queue.writing = true;
+            self.more.notify_one();
+            return;
+        }
+        drop(queue);
+        self.write();
+    }
+
+    /// Writes what is in the queue. Nothing here may log.
+    fn write(&self) {
+        let mut line = Vec::new();
+        let mut outlet = lock(&self.outlet);
+        loop {
+            let mut queue = lock(&self.queue);
+            if queue.held {
+                return;
+            }
+            if let Some(order) = queue.order.take() {
+                drop(queue);
+                if let Err(text) = outlet.obey(order) {
+                    lock(&self.queue).say("warning", 4, &text);
+                }
+                continue;
+            }
+            let lost = queue.ring.take_lost();
+            let marks = match lost {
+                0 => queue.ring.pop(&mut line),
+                _ => Some(sentence(&mut line, "warning", 4, &format!("{lost} older log lines are lost"))),
+            };
+            drop(queue);
+            let Some(marks) = marks else { return };
+            outlet.write(marks, &line);
+            if marks.audit {
+                lock(&self.queue).syslog_absent = outlet.syslog.absent_until();
+            }
+        }
+    }
+
+    /// The writer's life.
+    fn write_on(&self) {
+        let mut queue = lock(&self.queue);
+        loop {
+            queue.tell_left_out(Instant::now());
+            if queue.held || !queue.has_work() {
+                queue.writing = false;
+                self.written.notify_all();
+                queue = match queue.budget.due().filter(|_| !queue.held) {
+                    None => self.more.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                    Some(end) => {
+                        let rest = end.saturating_duration_since(Instant::now());
+                        self.more.wait_timeout(queue, rest).unwrap_or_else(PoisonError::into_inner).0
+                    }
+                };
+                continue;
+            }
+            queue.writing = true;
+            drop(queue);
+            self.write();
+            queue = lock(&self.queue);
+        }
+    }
+}
+
+impl Queue {
+    /// Adds a line of the log's own.
+    fn say(&mut self, level: &str, priority: u8, text: &str) {
+        let mut line = Vec::new();
+        let marks = sentence(&mut line, level, priority, text);
+        self.ring.push(Marks { late: self.held, ..marks }, &line);
+    }
+
+    /// When a minute is over: what it left out.
+    fn tell_left_out(&mut self, now: Instant) {
+        let count = self.budget.settle(now);
+        if count > 0 {
+            self.say("warning", 4, &format!("{count} more log lines of the last minute were left out"));
+        }
+    }
+}
+
+/// Begins a line with the time, whose length is returned, and its level.
+fn begin(line: &mut Vec<u8>, level: &str) -> u8 {
+    line.clear();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    // Writing to a vector does not fail; neither do the other writes to lines.
+    let _ = write!(line, "{}.{:06}: ", now.as_secs(), now.subsec_micros());
+    let time = u8::try_from(line.len()).unwrap_or_default();
+    let _ = write!(line, "{level}: ");
+    time
+}
+
+/// Makes a whole line.
+fn sentence(line: &mut Vec<u8>, level: &str, priority: u8, text: &str) -> Marks {
+    let time = begin(line, level);
+    let _ = fmt::Write::write_str(&mut Text(line), text);
+    line.push(b'\n');
+    Marks { shown: true, priority, time, ..Marks::default() }
 }
 
 /// The agent's layer of the `tracing` subscriber.
@@ -155,83 +360,7 @@ impl<S: Subscriber> Layer<S> for LogLayer {
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let shown = self.0.shows(event.metadata());
-        self.0.writer().event(event, shown);
-    }
-}
-
-/// Formats lines and sends them on their way.
-struct Writer {
-    sink: Sink,
-    syslog: Syslog,
-    /// The line being formatted, kept for its memory.
-    line: Vec<u8>,
-    /// The held lines, while there is a hold.
-    held: Option<Ring>,
-    on_release: OnRelease,
-}
-
-/// What was put off until the end of a hold.
-#[derive(Default)]
-struct OnRelease {
-    open: Option<PathBuf>,
-    reopen: bool,
-}
-
-impl Writer {
-    fn event(&mut self, event: &Event<'_>, shown: bool) {
-        let (priority, level) = match *event.metadata().level() {
-            Level::ERROR => (3, "critical"),
-            Level::WARN => (4, "warning"),
-            Level::INFO => (6, "info"),
-            _ => (7, "debug"),
-        };
-        let audit = event.metadata().target() == AUDIT;
-        self.line.clear();
-        if self.sink.wants_time() || self.held.is_some() {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            // Writing to a vector does not fail; neither do the other writes to `line`.
-            let _ = write!(self.line, "{}.{:06}: ", now.as_secs(), now.subsec_micros());
-        }
-        let text_at = self.line.len();
-        let _ = write!(self.line, "{level}: ");
-        event.record(&mut Text(&mut self.line));
-        self.line.push(b'\n');
-
-        if let Some(ring) = &mut self.held {
-            ring.push(Entry { shown, audit, priority, line: &self.line });
-        } else {
-            if shown {
-                self.sink.write(priority, &self.line);
-            }
-            if audit {
-                self.syslog.send(priority, &self.line[text_at..]);
-            }
-        }
-        if self.line.capacity() > USUAL_LINE {
-            self.line = Vec::new();
-        }
-    }
-
-    fn release(&mut self) -> io::Result<()> {
-        let Some(mut ring) = self.held.take() else { return Ok(()) };
-        let opened = match std::mem::take(&mut self.on_release) {
-            OnRelease { open: Some(path), .. } => Sink::file(&path).map(|sink| self.sink = sink),
-            OnRelease { reopen: true, .. } => self.sink.reopen(),
-            _ => Ok(()),
-        };
-        if ring.lost() > 0 {
-            let text = format!("{} older log lines of the freeze are lost\n", ring.lost());
-            self.sink.write(4, text.as_bytes());
-        }
-        for Entry { shown, audit, priority, line } in ring.entries() {
-            if shown {
-                self.sink.write(priority, line);
-            }
-            if audit {
-                self.syslog.send(priority, line);
-            }
-        }
-        opened
+        self.0.event(event, shown);
     }
 }
 
@@ -268,8 +397,9 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::net::UnixDatagram;
+    use std::path::PathBuf;
     use tempfile::TempDir;
-    use tracing::{debug, info};
+    use tracing::{debug, info, warn};
 
     /// A log to a file, and a syslog daemon, in a directory.
     struct Scene {
@@ -409,11 +539,11 @@ mod tests {
         Scene::run(|scene| {
             warn!("one");
             fs::rename(scene.path("log"), scene.path("log.1")).unwrap();
-            scene.control.reopen().unwrap();
+            scene.control.reopen();
             warn!("two");
             fs::rename(scene.path("log"), scene.path("log.2")).unwrap();
             scene.control.hold();
-            scene.control.reopen().unwrap();
+            scene.control.reopen();
             assert!(!scene.path("log").exists());
             scene.control.release();
             warn!("three");
@@ -426,7 +556,105 @@ mod tests {
     fn a_huge_line_does_not_keep_its_memory() {
         Scene::run(|scene| {
             warn!("{}", "x".repeat(1 << 20));
-            assert!(scene.control.0.writer().line.capacity() <= USUAL_LINE);
+            assert!(lock(&scene.control.0.line).capacity() <= USUAL_LINE);
+        });
+    }
+
+    #[test]
+    fn who_logs_does_not_wait_for_a_disk_that_hangs_and_what_is_lost_is_counted() {
+        Scene::run(|scene| {
+            scene.control.start_writer().unwrap();
+            scene.control.set_verbose(true);
+            // The writer is in the middle of a line, for as long as this is held.
+            let hangs = lock(&scene.control.0.outlet);
+            for number in 0..15_000 {
+                info!("line {number}");
+            }
+            scene.control.reopen();
+            scene.control.hold();
+            scene.control.release();
+            scene.control.finish(Duration::from_millis(1));
+            assert_eq!(scene.log("log"), "");
+            drop(hangs);
+            scene.control.finish(Duration::from_secs(60));
+            let log = scene.log("log");
+            let (first, rest) = log.split_once('\n').unwrap();
+            let lost: usize = first.strip_prefix("warning: ").unwrap().split(' ').next().unwrap().parse().unwrap();
+            assert_eq!(first, format!("warning: {lost} older log lines are lost"));
+            let kept: Vec<String> = (lost..15_000).map(|number| format!("info: line {number}")).collect();
+            assert_eq!(rest.lines().collect::<Vec<_>>(), kept);
+        });
+    }
+
+    #[test]
+    fn a_writer_writes_all_lines_in_order_and_none_during_a_hold() {
+        Scene::run(|scene| {
+            scene.control.start_writer().unwrap();
+            scene.control.start_writer().unwrap();
+            for round in 0..50 {
+                warn!("{round} before");
+                scene.control.hold();
+                let held = scene.log("log");
+                warn!("{round} during");
+                assert_eq!(scene.log("log"), held);
+                scene.control.release();
+            }
+            scene.control.finish(Duration::from_secs(60));
+            let all = (0..50).map(|round| format!("warning: {round} before\nwarning: {round} during\n"));
+            assert_eq!(scene.log("log"), all.collect::<String>());
+        });
+    }
+
+    #[test]
+    fn a_flood_is_cut_and_costs_no_other_line() {
+        Scene::run(|scene| {
+            scene.control.start_writer().unwrap();
+            for _ in 0..10_000 {
+                warn!("flood");
+            }
+            warn!("another");
+            scene.control.finish(Duration::from_secs(60));
+            assert_eq!(scene.log("log"), format!("{}warning: another\n", "warning: flood\n".repeat(200)));
+            // A minute later.
+            lock(&scene.control.0.queue).budget.age();
+            warn!("flood");
+            scene.control.finish(Duration::from_secs(60));
+            let end = "another\nwarning: 9800 more log lines of the last minute were left out\nwarning: flood\n";
+            assert!(scene.log("log").ends_with(end), "{}", scene.log("log"));
+        });
+    }
+
+    #[test]
+    fn what_was_left_out_is_told_although_nothing_more_comes() {
+        Scene::run(|scene| {
+            scene.control.start_writer().unwrap();
+            for _ in 0..300 {
+                warn!("flood");
+            }
+            lock(&scene.control.0.queue).budget.age();
+            // As the end of its wait does.
+            scene.control.0.more.notify_one();
+            let end = Instant::now() + Duration::from_secs(60);
+            while !scene.log("log").ends_with("warning: 100 more log lines of the last minute were left out\n") {
+                assert!(Instant::now() < end, "{}", scene.log("log"));
+                std::thread::yield_now();
+            }
+        });
+    }
+
+    #[test]
+    fn a_value_that_panics_while_it_is_formatted_does_not_silence_the_log() {
+        struct Bad;
+        impl Debug for Bad {
+            fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+                panic!("a bug");
+            }
+        }
+        Scene::run(|scene| {
+            let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| warn!("{:?}", Bad)));
+            assert!(caught.is_err());
+            warn!("after");
+            assert_eq!(scene.log("log"), "warning: after\n");
         });
     }
 }

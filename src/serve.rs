@@ -54,6 +54,9 @@ const END_FROZEN: Duration = Duration::from_secs(10);
 /// Serves until told to end; the result is the exit status.
 pub fn run(agent: Agent, channel: Option<Endpoint>, log: LogControl, mut lifecycle: Lifecycle) -> u8 {
     let agent = Arc::new(agent);
+    if let Err(error) = log.start_writer() {
+        tracing::warn!("the log has no thread of its own: {}", os_reason(&error));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()

@@ -78,8 +78,8 @@ impl Sink {
     }
 }
 
-/// Writes as much as stderr takes at once: whoever should read it may be stuck, and so would we be.
-fn write_to_stderr(text: &[u8]) -> io::Result<()> {
+/// Writes as much as stderr takes at once: its reader may be stuck, and so would we be.
+pub(super) fn write_to_stderr(text: &[u8]) -> io::Result<()> {
     let mut stderr = io::stderr().lock();
     // A pipe that reports room has room for so much.
     for part in text.chunks(PIPE_BUF) {
@@ -126,6 +126,11 @@ impl Syslog {
     #[cfg(test)]
     pub(super) fn at(path: &Path) -> Syslog {
         Syslog { path: path.to_owned(), ..Syslog::default() }
+    }
+
+    /// Until when lines are dropped, because nobody is there.
+    pub(super) fn absent_until(&self) -> Option<Instant> {
+        self.absent_since.map(|since| since + ABSENCE)
     }
 
     /// Sends a line, or drops it when nobody takes it at once. The receiver adds the time.

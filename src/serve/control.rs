@@ -6,7 +6,6 @@ use super::signals::Signal;
 use super::worker::{Report, start};
 use super::{END_FROZEN, Server, limits};
 use crate::freeze;
-use crate::protocol::error::os_reason;
 
 impl Server<'_> {
     /// Follows the freeze state: its timers, and what had to wait for the thaw.
@@ -68,9 +67,7 @@ impl Server<'_> {
     }
 
     pub(super) fn reload(&mut self) {
-        if let Err(error) = self.log.reopen() {
-            tracing::error!("unable to open specified log file: {}", os_reason(&error));
-        }
+        self.log.reopen();
         match self.agent.config().reload() {
             Ok(config) => {
                 self.framer.set_limits(limits(&config));
