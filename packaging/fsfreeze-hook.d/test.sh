@@ -35,8 +35,9 @@ if [ -z "${HOOK_TEST_WORK:-}" ]; then
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     running=()
-    for database in ${HOOKS:-mariadb postgresql redis}; do
+    for database in ${HOOKS:-strangers mariadb postgresql redis}; do
         case $database in
+        strangers) needs='setpriv perl' ;;
         mariadb) needs='mariadbd mariadb-install-db mariadb' ;;
         postgresql) needs='postgres initdb psql' ;;
         redis) needs='redis-check-rdb redis-cli' ;;
@@ -74,11 +75,11 @@ fail() {
     failures=$((failures + 1))
 }
 
-# The Nth run of a hook, edited as its administrator would: hook NAME freeze|thaw [SED]
+# Runs a hook, edited as its administrator would: hook NAME freeze|thaw [SED]
 hook() {
-    sed -e "${3:-}" "$HERE/$1.sample" >"$WORK/hook" || exit 1
+    sed -e "s/^USERS=.*/USERS=nobody/;${3:-}" "$HERE/$1.sample" >"$WORK/hook" || exit 1
     # shellcheck disable=SC2086  # "busybox sh" is two words
-    said=$(env -i HOME="$HOME" PATH=/usr/bin:/bin $shell "$WORK/hook" "$2" </dev/null 2>&1)
+    said=$(env -i HOME="$HOME" PATH=/usr/bin:/bin timeout -s KILL 60 $shell "$WORK/hook" "$2" </dev/null 2>&1)
 }
 
 # expect STATUS NAME freeze|thaw [SED]
@@ -485,7 +486,7 @@ redis_snapshot_has() { # DIRECTORY ROWS OPTION...
 
 redis_test() {
     local server other rows auth
-    auth="s,^AUTH=.*,AUTH=$WORK/redis-auth,"
+    auth="s,^AUTH=.*,AUTH=$WORK/redis-auth,;s,^INSTANCES=.*,INSTANCES='127.0.0.1:6379 127.0.0.1:6380',"
     rm -rf "$WORK"/redis-[dao]* "$WORK"/redis-auth*
     ln -sf "$(command -v redis-server || command -v redis-check-rdb)" "$WORK/redis-server"
     step='Redis: no server'
@@ -552,6 +553,10 @@ redis_test() {
     says NOAUTH
     goes_on r
     echo secret >"$WORK/redis-auth.6380"
+    # One that is found by itself gets none.
+    expect 1 redis freeze "${auth%%;*}"
+    says NOAUTH
+    nothing_left redis
     redis-cli -p 6380 -a secret --no-auth-warning rpush rows 1 2 3 >/dev/null
     expect 0 redis freeze "$auth"
     quiet
@@ -621,6 +626,124 @@ redis_test() {
     nothing_left redis
     expect 0 redis freeze
     quiet
+}
+
+# ---- Strangers -----------------------------------------------------------------------
+
+# What a hostile user of this machine can do to the hooks, with no server that is ours: a
+# process of each name that a hook looks for, from a program that everybody may write to,
+# in a directory of root's and in one of its own, with titles, files and open files of its
+# choice. Each client program is a spy; beside the processes lie others of the same names.
+
+# In front of a program: the hostile user.
+as_stranger=(setpriv --reuid=daemon --regid="$(id -g daemon)" --clear-groups --)
+names='postgres postmaster mysqld mariadbd redis-server valkey-server'
+
+# stranger DIRECTORY TITLE PROGRAM [ARGUMENT...]: runs in DIRECTORY, which names it as its server.
+stranger() {
+    (
+        cd "$1" || exit 1
+        title=$2 program=$3
+        shift 3
+        # shellcheck disable=SC2016  # the number is that of the shell that becomes the program
+        exec "${as_stranger[@]}" bash -c 'title=$1 program=$2 && shift 2
+            case $program in */postgres | */postmaster) ;; *) false ;; esac && [ ! -p postmaster.pid ] && printf "%s\n%s\n0\n5432\n/tmp\n\n\nready\n" $$ "$PWD" >postmaster.pid
+            exec -a "$title" "$program" "$@"' - "$title" "$program" "$@"
+    ) </dev/null &
+    strangers+=($!)
+}
+
+strangers_test() {
+    local hook name victim bin=$WORK/clients home strangers=()
+    mount -t tmpfs -o mode=1777 tmpfs /tmp || { fail "no /tmp of its own"; return; }
+    install -d -m 755 "$bin"
+    install -d -o daemon -m 755 /tmp/home /tmp/bin /tmp/fifo
+    # What ran, as whom, with which password.
+    for name in psql mariadb mysql redis-cli valkey-cli; do
+        printf '#!/bin/sh\ncase $* in --defaults-file=*--help) sed -n "s/^\\([a-z]*\\)=/\\1 /p" "${1#*=}" && exit ;; esac\necho "%s of $0, user $(id -u), password ${REDISCLI_AUTH-none}: $*" >>%s/spied\n' $name "$WORK" \
+            >"$bin/$name"
+        cp "$bin/$name" /tmp/bin
+        chmod 755 "$bin/$name" "/tmp/bin/$name"
+    done
+    for name in $names; do cp "$(command -v sleep)" "/tmp/bin/$name"; done
+    echo PASSWORD >"$WORK/redis-auth"
+    "${as_stranger[@]}" mkfifo -m 666 /tmp/fifo/postmaster.pid
+
+    # A process of root, and one that pretends that this is what holds the lock of MariaDB.
+    sleep 600 &
+    victim=$!
+    home="/tmp/home/x /proc/$victim/fd/0 -> /run/qemu-ga-mariadb/1"
+    "${as_stranger[@]}" mkdir -p "$home"
+    "${as_stranger[@]}" sh -c ': >"$1/in" && exec sleep 600 <"$1/in"' - "$home" &
+    strangers+=($!)
+    for name in $names; do
+        for directory in /tmp /tmp/home /tmp/fifo; do
+            stranger $directory "$name attacker.example:7777" "/tmp/bin/$name" 600
+            stranger $directory "$name 127.0.0.1:7777" "/tmp/bin/$name" 600
+            stranger $directory "$name unixsocket:/tmp/home/socket" "/tmp/bin/$name" 600
+            stranger $directory "$name" "/tmp/bin/$name" 600
+        done
+        until_ok 10 pgrep -x -u daemon "$name"
+    done
+
+    # A user has a setuid program run under any name. What it is like in the end: root's, with
+    # a title of the user's choice.
+    for name in $names; do
+        ln -s "$(command -v sleep)" "$WORK/$name"
+        (exec -a "$name attacker.example:7777" "$WORK/$name" 600) &
+        strangers+=($!)
+    done
+
+    # Where servers listen that do not run just now.
+    "${as_stranger[@]}" perl -MIO::Socket -e '
+        $^F = 99;
+        $port = IO::Socket::INET->new(LocalAddr => "127.0.0.1", LocalPort => 7777, Listen => 1) or die;
+        $path = IO::Socket::UNIX->new(Local => "/tmp/home/socket", Listen => 1) or die;
+        exec "sleep", "600"' &
+    strangers+=($!)
+    until_ok 10 test -S /tmp/home/socket
+
+    for hook in "$HERE"/*.sample; do
+        hook=${hook##*/}
+        hook=${hook%.sample}
+        step="strangers: $hook"
+        : >"$WORK/spied"
+        chmod 666 "$WORK/spied"
+        # As after a freeze that nobody thawed.
+        mkdir -p /run/qemu-ga-mariadb/1
+        [ -p /run/qemu-ga-mariadb/1/in ] || mkfifo /run/qemu-ga-mariadb/1/in
+        : >/run/qemu-ga-mariadb/1/out
+        edit="s,^PATH=,PATH=$bin:/usr/bin:/bin:,;s,^AUTH=.*,AUTH=$WORK/redis-auth,;s/for _ in 1 2 .*; do/for _ in 1; do/"
+        expect 0 "$hook" thaw "$edit"
+        expect 0 "$hook" freeze "$edit"
+        case $hook in
+        skeleton) quiet ;;
+        *) says 'passed by' ;;
+        esac
+        [ "$(printf '%s\n' "$said" | wc -l)" -le 5 ] || fail "too much about strangers: $said"
+        expect 0 "$hook" thaw "$edit"
+        [ ! -s "$WORK/spied" ] || fail "ran $(cat "$WORK/spied")"
+        # A stranger that has the place of a server that was named.
+        printf '[client]\nsocket=/tmp/home/socket\n' >"$WORK/socket.cnf"
+        printf '[client]\nhost=127.0.0.1\nport=7777\n' >"$WORK/port.cnf"
+        named="s,^INSTANCES=.*,INSTANCES='localhost:7777 127.0.0.1:7777 /tmp/home/socket',"
+        named="$named;s,^OPTION_FILES=.*,OPTION_FILES='$WORK/socket.cnf $WORK/port.cnf',"
+        expect 0 "$hook" freeze "$edit;$named"
+        expect 0 "$hook" thaw "$edit;$named"
+        [ ! -s "$WORK/spied" ] || fail "ran $(cat "$WORK/spied")"
+        # A server that was taken over: its user is not the way to root, nor to the password.
+        hook "$hook" freeze "$edit;s/^USERS=.*/USERS=daemon/"
+        hook "$hook" thaw "$edit"
+        grep -e ' of /tmp/bin' -e PASSWORD -e '^psql .* user 0' -e attacker "$WORK/spied" && fail "that was run"
+        for name in $victim "${strangers[@]}"; do
+            kill -0 "$name" 2>/dev/null || fail "process $name was killed"
+        done
+        rm -rf /run/qemu-ga-*
+    done
+
+    kill $victim "${strangers[@]}" 2>/dev/null
+    wait $victim "${strangers[@]}" 2>/dev/null
+    umount -l /tmp
 }
 
 # ---- all -----------------------------------------------------------------------------

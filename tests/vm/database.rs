@@ -113,6 +113,7 @@ fn install(guest: &mut Guest) {
          printf '/mnt/database%s/lib/x86_64-linux-gnu\n' '' /usr >/etc/ld.so.conf.d/database.conf && ldconfig && \
          cp -a /mnt/database/mysql /srv && install -d -o nobody /home/binlog /srv/redis /run/mysqld");
     for (name, text) in HOOKS {
+        let text = text.replacen("\nUSERS=", "\nUSERS=nobody # ", 1);
         guest.shell.ok(&format!(
             "cd /etc/qemu/fsfreeze-hook.d && cat >{name} <<'END OF HOOK' && chmod 755 {name}\n{text}\nEND OF HOOK\n"
         ));
