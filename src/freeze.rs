@@ -58,7 +58,10 @@ impl Freezer {
     pub fn new(host: &Host, state: &State, log: LogControl) -> Freezer {
         let frozen = state.frozen_at_start();
         let told = Told::at_start(state.hooks_at_start().to_vec(), frozen);
-        let (since, pinned) = (frozen.then(Instant::now), frozen.then(|| Pinned::new(host)));
+        // The time limit counts from the freeze on, however often an agent is started meanwhile.
+        let started = Instant::now();
+        let since = frozen.then(|| started.checked_sub(state.frozen_before_start()).unwrap_or(started));
+        let pinned = frozen.then(|| Pinned::new(host));
         let inner = Mutex::new(Inner { thaws: None, since, told, pinned });
         Freezer {
             frozen: AtomicBool::new(frozen),

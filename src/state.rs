@@ -4,30 +4,29 @@
 //! - `qga.state.isfrozen`, which exists exactly while file systems are frozen by us;
 //! - `qga.state.hooks`, which exists exactly while freeze hooks wait for their thaw ([`told`]).
 //!
-//! Names and formats of the first two are the stock agent's, so that one can take over from the other. The marker
-//! additionally holds the boot id (upstream's is empty): nothing stays frozen over a reboot, so a marker
-//! of another boot is a left-over.
+//! Names and formats of the first two are the stock agent's, so that one can take over from the other
+//! ([`marker`] says how a marker's boot is told).
 
+mod marker;
 mod told;
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use tracing::warn;
 
 use crate::keyfile::{KeyFile, write_group, write_pair};
 use crate::protocol::error::os_reason;
+pub(crate) use marker::remove as remove_marker;
+use marker::{Boot, Found};
 
 const GROUP: &str = "global";
 const COUNTER: &str = "fd_counter";
 const FIRST_HANDLE: i64 = 1000;
-/// There exactly while file systems are frozen by us.
-const MARKER: &str = "qga.state.isfrozen";
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Why the state cannot be read or kept.
 #[derive(Debug, thiserror::Error)]
@@ -52,9 +51,9 @@ pub struct State {
     file: PathBuf,
     marker: PathBuf,
     hooks: PathBuf,
-    /// Empty if the system does not tell.
-    boot_id: String,
-    frozen_at_start: bool,
+    boot: Boot,
+    /// For how long the file systems had been frozen when we started, if they were.
+    frozen_at_start: Option<Duration>,
     hooks_at_start: Vec<PathBuf>,
     counter: Mutex<Counter>,
 }
@@ -77,25 +76,27 @@ impl State {
     /// Reads the state below `dir`. Makes `qga.state` if it is not there, unless the file systems are
     /// frozen: then [`State::thawed`] does that.
     pub fn open(dir: &Path) -> Result<State, StateError> {
-        State::open_in_boot(dir, &boot_id())
+        State::open_in_boot(dir, Boot::current())
     }
 
-    fn open_in_boot(dir: &Path, boot_id: &str) -> Result<State, StateError> {
+    fn open_in_boot(dir: &Path, boot: Boot) -> Result<State, StateError> {
         // The daemon leaves the directory it was started in.
         let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
-        let (file, marker) = (dir.join("qga.state"), dir.join(MARKER));
-        let found = read_marker(&marker, boot_id)?;
+        let (file, marker) = (dir.join("qga.state"), dir.join(marker::NAME));
+        let found = marker::read(&marker, &boot)?;
         if found == Found::OfOtherBoot {
             warn!("removing {}, left from before the last boot: nothing is frozen", marker.display());
             fs::remove_file(&marker).map_err(|error| StateError::Marker(marker.clone(), error))?;
         }
-        let frozen_at_start = found == Found::Frozen;
+        let frozen_at_start = match found {
+            Found::Frozen(since) => Some(since.map_or(Duration::ZERO, |since| boot.age(since))),
+            _ => None,
+        };
         let hooks = dir.join("qga.state.hooks");
-        let hooks_at_start = told::read(&hooks, boot_id);
+        let hooks_at_start = told::read(&hooks, &boot.id);
         let counter = Mutex::new(load(&file)?);
-        let boot_id = boot_id.into();
-        let state = State { file, marker, hooks, boot_id, frozen_at_start, hooks_at_start, counter };
-        if !frozen_at_start {
+        let state = State { file, marker, hooks, boot, frozen_at_start, hooks_at_start, counter };
+        if frozen_at_start.is_none() {
             state.thawed()?;
         }
         Ok(state)
@@ -103,7 +104,12 @@ impl State {
 
     /// Whether an earlier agent left the file systems frozen.
     pub fn frozen_at_start(&self) -> bool {
-        self.frozen_at_start
+        self.frozen_at_start.is_some()
+    }
+
+    /// For how long they had been frozen when we started, as far as the marker tells.
+    pub(crate) fn frozen_before_start(&self) -> Duration {
+        self.frozen_at_start.unwrap_or_default()
     }
 
     /// The freeze hooks that an earlier agent told of a freeze and not of its thaw.
@@ -113,7 +119,7 @@ impl State {
 
     /// Notes on disk which freeze hooks are to be told of the thaw.
     pub fn note_hooks(&self, programs: &[PathBuf]) -> io::Result<()> {
-        told::write(&self.hooks, &self.boot_id, programs)
+        told::write(&self.hooks, &self.boot.id, programs)
     }
 
     /// A handle that no client of this boot has seen. The counter is on disk before it is returned.
@@ -127,14 +133,11 @@ impl State {
     }
 
     /// Notes on disk that the file systems are about to be frozen.
+    ///
+    /// # Errors
+    /// When that cannot be noted whole; then there is no marker.
     pub fn mark_frozen(&self) -> io::Result<()> {
-        let mut options = File::options();
-        // A link here would make root write elsewhere.
-        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(O_NOFOLLOW);
-        let mut marker = options.open(&self.marker)?;
-        // On a full disk the marker stays empty, which counts just as well.
-        let _ = marker.write_all(format!("{}\n", self.boot_id).as_bytes());
-        Ok(())
+        marker::write(&self.marker, &self.boot)
     }
 
     /// Notes that nothing is frozen any more.
@@ -190,59 +193,26 @@ impl State {
     }
 }
 
-/// Removes the marker that an agent keeps at this path.
-pub(crate) fn remove_marker(marker: &Path) -> io::Result<()> {
-    match fs::remove_file(marker) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
-}
-
-/// The id of this boot, empty if there is none.
-fn boot_id() -> String {
-    fs::read_to_string(BOOT_ID).map(|text| text.trim().to_owned()).unwrap_or_default()
-}
-
 /// Whether an agent that starts with this directory would find its file systems frozen.
 ///
 /// # Errors
 /// When that cannot be found out; no agent starts then.
 pub fn is_marked_frozen(dir: &Path) -> Result<bool, StateError> {
-    Ok(read_marker(&dir.join(MARKER), &boot_id())? == Found::Frozen)
+    Ok(matches!(marker::read(&dir.join(marker::NAME), &Boot::current())?, Found::Frozen(_)))
 }
 
-/// What a marker means.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Found {
-    NoMarker,
-    OfOtherBoot,
-    Frozen,
+/// How long the list of these hooks is.
+pub(crate) fn length_of_hooks(programs: &[PathBuf]) -> usize {
+    told::text(&Boot::current().id, programs).len()
 }
 
-fn read_marker(marker: &Path, boot_id: &str) -> Result<Found, StateError> {
-    match fs::metadata(marker) {
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::NoMarker),
-        Err(error) => return Err(StateError::Marker(marker.to_owned(), error)),
-    }
-    // In doubt the marker counts: an agent that wrongly thinks it is frozen thaws what is not frozen, one
-    // that wrongly thinks it is not leaves the guest stuck.
-    let text = read_start(marker).unwrap_or_default();
-    let written_in = std::str::from_utf8(&text).unwrap_or_default().trim();
-    let of_other_boot = is_boot_id(written_in) && is_boot_id(boot_id) && written_in != boot_id;
-    Ok(if of_other_boot { Found::OfOtherBoot } else { Found::Frozen })
-}
-
-/// As much of a file as a boot id needs.
-fn read_start(path: &Path) -> io::Result<Vec<u8>> {
-    let mut start = Vec::new();
-    let file = File::options().read(true).custom_flags(O_NONBLOCK).open(path)?;
-    file.take(64).read_to_end(&mut start)?;
-    Ok(start)
-}
-
-fn is_boot_id(text: &str) -> bool {
-    text.len() == 36 && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+/// Whether a freeze could note in this directory what it has to: that it is one, and the hooks it has
+/// told, in a list of so many bytes, if there are any. Tries it.
+///
+/// # Errors
+/// The system's refusal.
+pub(crate) fn rehearse(dir: &Path, hooks: Option<usize>) -> io::Result<()> {
+    marker::rehearse(dir, &Boot::current(), hooks)
 }
 
 /// Reads the counter, and says whether the file has to be written.
@@ -292,8 +262,12 @@ mod tests {
         dir
     }
 
+    fn boot(id: &str) -> Boot {
+        Boot { id: id.to_owned(), ..Boot::current() }
+    }
+
     fn open(dir: &TempDir) -> State {
-        State::open_in_boot(dir.path(), THIS_BOOT).unwrap()
+        State::open_in_boot(dir.path(), boot(THIS_BOOT)).unwrap()
     }
 
     fn text(dir: &TempDir, name: &str) -> Option<String> {
@@ -394,7 +368,7 @@ mod tests {
     #[test]
     fn without_a_boot_id_every_marker_counts() {
         let dir = dir(&[("qga.state.isfrozen", LAST_BOOT)]);
-        assert!(State::open_in_boot(dir.path(), "").unwrap().frozen_at_start());
+        assert!(State::open_in_boot(dir.path(), boot("")).unwrap().frozen_at_start());
     }
 
     #[test]
@@ -409,7 +383,7 @@ mod tests {
     #[test]
     fn errors_name_the_file() {
         let dir = dir(&[("f", "")]);
-        let error = |name: &str| State::open_in_boot(&dir.path().join(name), THIS_BOOT).unwrap_err().to_string();
+        let error = |name: &str| State::open_in_boot(&dir.path().join(name), boot(THIS_BOOT)).unwrap_err().to_string();
         let path = dir.path().display();
         let missing = "No such file or directory";
         assert_eq!(error("no"), format!("unable to create state file at path {path}/no/qga.state: {missing}"));
@@ -417,10 +391,5 @@ mod tests {
             error("f"),
             format!("unable to access state file at path {path}/f/qga.state.isfrozen: Not a directory")
         );
-    }
-
-    #[test]
-    fn the_real_boot_id_looks_like_one() {
-        assert!(is_boot_id(&boot_id()), "{}", boot_id());
     }
 }

@@ -1,5 +1,6 @@
 //! `qemu-ga --check-freeze`: what a freeze would do and whether a backup can rely on it. Freezes
-//! nothing, runs no hook, writes nothing.
+//! nothing, runs no hook, and leaves nothing behind: in the state directory it makes what a freeze
+//! makes there, under other names, and removes it.
 
 mod text;
 
@@ -100,7 +101,7 @@ pub fn check(host: &Host, config: &Config) -> Report {
         warnings: Vec::new(),
     };
     report.permissions(host, config);
-    report.state(config);
+    report.state(host, config);
     report.file_systems(host, config);
     report.hooks(host, config);
     report.surroundings(host, config);
@@ -118,7 +119,7 @@ impl Report {
         }
     }
 
-    fn state(&mut self, config: &Config) {
+    fn state(&mut self, host: &Host, config: &Config) {
         let dir = &config.statedir;
         match state::is_marked_frozen(dir) {
             Ok(false) => {}
@@ -128,8 +129,10 @@ impl Report {
             }
             Err(error) => self.problems.push(error.to_string()),
         }
-        if let Err(errno) = nix::unistd::access(dir, nix::unistd::AccessFlags::W_OK) {
-            self.problems.push(format!("no state can be kept in {}: {}", dir.display(), os_reason(&errno.into())));
+        let programs = Source::find(host, config.fsfreeze_hook.as_deref()).programs(host).unwrap_or_default();
+        let hooks = (!programs.is_empty()).then(|| state::length_of_hooks(&programs));
+        if let Err(error) = state::rehearse(dir, hooks) {
+            self.problems.push(format!("no state can be kept in {}: {}", dir.display(), os_reason(&error)));
         }
     }
 

@@ -27,11 +27,7 @@ pub(super) fn write(file: &Path, boot_id: &str, programs: &[PathBuf]) -> io::Res
             result => result,
         };
     }
-    let mut text = format!("{boot_id}\n").into_bytes();
-    for program in programs {
-        text.extend_from_slice(program.as_os_str().as_bytes());
-        text.push(0);
-    }
+    let text = text(boot_id, programs);
     let temporary = file.with_extension("hooks.new");
     let mut options = File::options();
     options.write(true).create(true).truncate(true).mode(0o600).custom_flags(O_NOFOLLOW);
@@ -41,6 +37,16 @@ pub(super) fn write(file: &Path, boot_id: &str, programs: &[PathBuf]) -> io::Res
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// What the list holds.
+pub(super) fn text(boot_id: &str, programs: &[PathBuf]) -> Vec<u8> {
+    let mut text = format!("{boot_id}\n").into_bytes();
+    for program in programs {
+        text.extend_from_slice(program.as_os_str().as_bytes());
+        text.push(0);
+    }
+    text
 }
 
 /// The list of this boot; empty when there is none that counts.
