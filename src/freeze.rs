@@ -5,6 +5,7 @@
 
 pub mod check;
 mod deadline;
+mod dying;
 mod held;
 mod hook;
 mod in_turn;
@@ -12,12 +13,14 @@ mod late;
 mod order;
 mod pairs;
 mod plan;
+mod standby;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::agent::Agent;
+use crate::host::linux::malloc;
 use crate::host::stuck::Stuck;
 use crate::host::{Host, Kernel};
 use crate::log::{AUDIT, LogControl};
@@ -26,6 +29,7 @@ use crate::state::State;
 use held::{Thaws, freeze_each, open_all, sync_each, thaw_points};
 use late::{Late, Round};
 use pairs::Told;
+pub(crate) use standby::Standby;
 
 /// What we have frozen. The flag is what `guest-fsfreeze-status` tells.
 pub struct Freezer {
@@ -41,13 +45,17 @@ pub struct Freezer {
     /// Mount points that do not answer.
     stuck: Stuck,
     log: LogControl,
+    /// Where freezes and thaws are made.
+    standby: Standby,
+    since: Mutex<Option<Instant>>,
+    /// The last thaw could not thaw all.
+    unfinished: AtomicBool,
     inner: Mutex<Inner>,
 }
 
 struct Inner {
     /// Of all that we froze.
     thaws: Option<Thaws>,
-    since: Option<Instant>,
     told: Told,
     /// While frozen: no page that the thaw needs has to come from a disk.
     pinned: Option<Pinned>,
@@ -61,8 +69,13 @@ impl Freezer {
         // The time limit counts from the freeze on, however often an agent is started meanwhile.
         let started = Instant::now();
         let since = frozen.then(|| started.checked_sub(state.frozen_before_start()).unwrap_or(started));
+        let standby = Standby::new();
+        if frozen && let Err(error) = standby.keep() {
+            // Then it is the loop that thaws.
+            tracing::warn!("no thread stands by for the thaw: {}", os_reason(&error));
+        }
         let pinned = frozen.then(|| Pinned::new(host));
-        let inner = Mutex::new(Inner { thaws: None, since, told, pinned });
+        let inner = Mutex::new(Inner { thaws: None, told, pinned });
         Freezer {
             frozen: AtomicBool::new(frozen),
             working: AtomicUsize::new(0),
@@ -71,6 +84,9 @@ impl Freezer {
             round: Round::default(),
             stuck: Stuck::default(),
             log,
+            standby,
+            since: Mutex::new(since),
+            unfinished: AtomicBool::new(false),
             inner,
         }
     }
@@ -101,8 +117,22 @@ impl Freezer {
 
     /// When the file systems were frozen.
     pub fn frozen_since(&self) -> Option<Instant> {
-        // A freeze that is at work holds the lock; then there is no answer yet.
-        self.inner.try_lock().ok().and_then(|inner| inner.since)
+        *self.since()
+    }
+
+    /// Held for a moment only.
+    fn since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether something is left to thaw by a thaw that was made.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        self.unfinished.load(Ordering::SeqCst)
+    }
+
+    /// Has freezes and thaws made.
+    pub(crate) fn standby(&self) -> &Standby {
+        &self.standby
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -133,6 +163,8 @@ struct Pinned(Arc<dyn Kernel>);
 
 impl Pinned {
     fn new(host: &Host) -> Pinned {
+        // What follows is made of memory that is there.
+        malloc::keep(true);
         // Not allowed everywhere (`RLIMIT_MEMLOCK` without `CAP_IPC_LOCK`), which does not stop a freeze.
         if let Err(error) = host.kernel().pin_memory(true) {
             tracing::debug!("memory is not locked during the freeze: {}", os_reason(&error));
@@ -145,6 +177,25 @@ impl Drop for Pinned {
     fn drop(&mut self) {
         // Fails only if nothing was locked.
         let _ = self.0.pin_memory(false);
+        malloc::keep(false);
+    }
+}
+
+/// While this lives, memory that this thread and those it starts ask for is not waited for until
+/// something was written to a disk: that disk may be frozen.
+struct Hurry(Arc<dyn Kernel>);
+
+impl Hurry {
+    fn new(host: &Host) -> Hurry {
+        // Not on old kernels, nor without `CAP_SYS_RESOURCE`.
+        let _ = host.kernel().avoid_disk(true);
+        Hurry(host.kernel_handle())
+    }
+}
+
+impl Drop for Hurry {
+    fn drop(&mut self) {
+        let _ = self.0.avoid_disk(false);
     }
 }
 
@@ -180,19 +231,22 @@ fn freeze_listed(agent: &Agent, points: Option<&[&str]>, inner: &mut Inner) -> R
     let held = open_all(agent, planned)?;
     // Writing everything back first keeps the time short in which writers stand still.
     sync_each(agent, &held)?;
+    agent.freezer.standby.keep().map_err(|error| Error::os("failed to start the freeze", &error))?;
     tracing::warn!("disabling logging due to filesystem freeze");
     agent.freezer.log.hold();
+    let _hurry = Hurry::new(&agent.host);
     // Made before anything is frozen, and then locked with the rest.
     let thaws = Thaws::new(agent, &held);
     inner.pinned = Some(Pinned::new(&agent.host));
     if let Err(error) = agent.state.mark_frozen() {
         inner.pinned = None;
+        agent.freezer.standby.let_go();
         agent.freezer.log.release();
         return Err(Error::os("failed to note the freeze in the state directory", &error));
     }
     agent.freezer.late.mark();
+    *agent.freezer.since() = Some(Instant::now());
     agent.freezer.frozen.store(true, Ordering::SeqCst);
-    inner.since = Some(Instant::now());
     let (frozen, refusal) = freeze_each(agent, held);
     let count = frozen.len();
     match refusal {
@@ -216,12 +270,29 @@ fn freeze_listed(agent: &Agent, points: Option<&[&str]>, inner: &mut Inner) -> R
 /// Thaws everything, whoever froze it. Returns how many file systems were frozen.
 ///
 /// # Errors
-/// When the thaw hook fails; everything is thawed all the same.
+/// When the thaw hook fails; everything is thawed all the same. When something may stay frozen; then
+/// the agent is still in frozen state.
 pub fn thaw(agent: &Agent) -> Result<i64> {
     let _working = Working::new(&agent.freezer.working);
     let mut inner = agent.freezer.lock();
+    let count = thaw_all(agent, &mut inner);
+    agent.freezer.unfinished.store(count.is_err(), Ordering::SeqCst);
+    let count = count?;
+    finish_thaw(agent, &mut inner);
+    tracing::info!(target: AUDIT, "guest-fsthaw called");
+    inner
+        .told
+        .thaw(agent)
+        .map_err(|error| Error::new(format!("file systems thawed ({count}), but: {}", error.desc)))?;
+    Ok(count)
+}
+
+fn thaw_all(agent: &Agent, inner: &mut Inner) -> Result<i64> {
+    let _hurry = Hurry::new(&agent.host);
     let thaws = inner.thaws.take();
     let owed = agent.freezer.is_frozen() && thaws.is_none();
+    // Asked before: what ends after this is taken back by what follows, or by the next thaw.
+    let dying = if owed { dying::agent(&agent.host) } else { None };
     let mut count = thaws.map_or(0, |thaws| thaws.make(agent));
     // Nested freezes by others, those of an earlier agent, and what was mounted meanwhile.
     let listed = match plan::plan(&agent.host, None) {
@@ -234,13 +305,12 @@ pub fn thaw(agent: &Agent) -> Result<i64> {
     };
     // What an earlier agent froze has to be among these; otherwise nobody needs to wait for them long.
     count += thaw_points(agent, listed, owed);
-    finish_thaw(agent, &mut inner);
-    tracing::info!(target: AUDIT, "guest-fsthaw called");
-    inner
-        .told
-        .thaw(agent)
-        .map_err(|error| Error::new(format!("file systems thawed ({count}), but: {}", error.desc)))?;
-    Ok(count)
+    match dying {
+        None => Ok(count),
+        Some(pid) => Err(Error::new(format!(
+            "file systems thawed ({count}), but the freeze of an agent that was killed (process {pid}) goes on"
+        ))),
+    }
 }
 
 /// Whether an earlier agent was killed between a hook's freeze and its thaw. Not while frozen: then
@@ -265,7 +335,8 @@ pub fn settle_hooks(agent: &Agent) {
 fn finish_thaw(agent: &Agent, inner: &mut Inner) {
     agent.freezer.frozen.store(false, Ordering::SeqCst);
     inner.pinned = None;
-    inner.since = None;
+    agent.freezer.standby.let_go();
+    *agent.freezer.since() = None;
     let unmarked = agent.freezer.late.unmark(&agent.state);
     agent.freezer.log.release();
     if let Err(error) = unmarked {
@@ -281,7 +352,7 @@ pub fn thaw_unasked(agent: &Agent, why: &str) {
     let outcome = thaw(agent);
     match outcome {
         Ok(count) => tracing::error!("{count} file systems were thawed by the agent itself: {why}"),
-        Err(error) => tracing::error!("thawed by the agent itself ({why}): {error}"),
+        Err(error) => tracing::error!("thaw by the agent itself ({why}): {error}"),
     }
 }
 

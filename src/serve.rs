@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::agent::Agent;
 use crate::channel::{Endpoint, Input, Link};
+use crate::commands::Lane;
 use crate::config::Config;
 use crate::daemon::Lifecycle;
 use crate::dispatch::Piece;
@@ -29,7 +30,7 @@ use crate::session::{STUCK_LIMIT, Session};
 
 pub use end::leave;
 use reopen::Reopen;
-use worker::{Report, start, work};
+use worker::{Report, start, start_freezing, work};
 
 /// Bytes read at a time: enough for a usual request, and for one of those that move files.
 const READ_USUAL: usize = 4 << 10;
@@ -104,6 +105,10 @@ struct Server<'a> {
     /// When we end although something is frozen.
     end_at: Option<Instant>,
     thawing: bool,
+    /// When a thaw that could not thaw all is made again.
+    thaw_again: Option<Instant>,
+    /// Memory is asked for so that no disk is waited for.
+    hurried: bool,
     terminated: bool,
 }
 
@@ -135,6 +140,8 @@ impl<'a> Server<'a> {
             thaw_at: None,
             end_at: None,
             thawing: false,
+            thaw_again: None,
+            hurried: false,
             terminated: false,
         })
     }
@@ -327,7 +334,14 @@ impl<'a> Server<'a> {
     fn start_jobs(&mut self) {
         for job in self.session.take_jobs() {
             let (agent, reporter) = (self.agent.clone(), self.reporter.clone());
-            start(move |place| work(&agent, job, &reporter, place));
+            let freezing = job.row.lane == Lane::Freeze;
+            let work = move |place| work(&agent, job, &reporter, place);
+            if freezing {
+                start_freezing(&self.agent, work);
+            } else {
+                self.hurry(false);
+                start(work);
+            }
         }
         for dropped in self.session.take_dropped_streams() {
             self.stream = self.stream.take().filter(|(seq, _)| *seq != dropped);
@@ -382,7 +396,7 @@ impl<'a> Server<'a> {
             Report::Thawed => {
                 self.thawing = false;
                 // If it could not be done, not again at once.
-                self.thaw_at = self.agent.freezer.is_frozen().then(|| now + THAW_AGAIN);
+                self.thaw_again = self.agent.freezer.is_frozen().then(|| now + THAW_AGAIN);
             }
         }
         self.start_jobs();
@@ -436,7 +450,6 @@ impl<'a> Server<'a> {
             malloc::settle_at_rest();
         }
         if due(self.thaw_at) && !self.thawing {
-            self.thaw_at = None;
             self.thaw_unasked("the time limit has passed");
         }
         if due(self.end_at) {

@@ -168,6 +168,10 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
+    fn avoid_disk(&self, _: bool) -> io::Result<()> {
+        Ok(())
+    }
+
     fn now(&self) -> i64 {
         self.clock.lock().expect("no test panics while it holds this").0
     }

@@ -30,6 +30,10 @@ pub trait Kernel: Send + Sync {
     /// Keeps all that the process has mapped in memory, or lets it go again (mlockall(2)).
     fn pin_memory(&self, on: bool) -> io::Result<()>;
 
+    /// Whether this thread, and those that it starts from then on, get memory without waiting for something
+    /// to be written to a disk (`PR_SET_IO_FLUSHER`, Linux 5.6).
+    fn avoid_disk(&self, on: bool) -> io::Result<()>;
+
     /// The system time in nanoseconds since 1970, UTC.
     fn now(&self) -> i64;
 
@@ -169,6 +173,18 @@ impl Kernel for Linux {
         } else {
             munlockall()?;
         };
+        Ok(())
+    }
+
+    fn avoid_disk(&self, on: bool) -> io::Result<()> {
+        use nix::libc::{c_int, c_ulong, prctl};
+        /// linux/prctl.h
+        const PR_SET_IO_FLUSHER: c_int = 57;
+        let none: c_ulong = 0;
+        // SAFETY: this option takes a number, and the others have to be zero.
+        #[expect(unsafe_code, reason = "no safe wrapper")]
+        let result = unsafe { prctl(PR_SET_IO_FLUSHER, c_ulong::from(on), none, none, none) };
+        nix::errno::Errno::result(result)?;
         Ok(())
     }
 

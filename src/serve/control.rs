@@ -3,24 +3,39 @@
 use std::time::Instant;
 
 use super::signals::Signal;
-use super::worker::{Report, start};
-use super::{END_FROZEN, Server, limits};
+use super::worker::{Report, start_freezing};
+use super::{END_FROZEN, Server, THAW_AGAIN, limits};
 use crate::freeze;
 
 impl Server<'_> {
     /// Follows the freeze state: its timers, and what had to wait for the thaw.
     pub(super) fn watch_freeze(&mut self) {
+        let freezer = &self.agent.freezer;
+        let is_frozen = freezer.is_frozen();
         if self.thawing {
             return;
         }
-        if self.agent.freezer.is_frozen() {
+        if is_frozen {
+            // Reckoned anew each time: the limit may be another one since a reload.
             let limit = self.agent.config().fsfreeze.timeout;
-            if let (None, Some(limit), Some(since)) = (self.thaw_at, limit, self.agent.freezer.frozen_since()) {
-                self.thaw_at = Some(since + limit);
+            let limit = limit.and_then(|limit| freezer.frozen_since()?.checked_add(limit));
+            if freezer.is_unfinished() {
+                self.thaw_again.get_or_insert_with(|| Instant::now() + THAW_AGAIN);
             }
+            self.thaw_at = self.thaw_again.or(limit);
         } else {
-            self.thaw_at = None;
+            (self.thaw_at, self.thaw_again) = (None, None);
             self.lifecycle.thawed();
+        }
+        self.hurry(is_frozen);
+    }
+
+    /// While frozen, the loop gets its memory without waiting for a disk. Threads that it starts would
+    /// do the same, with all that they run.
+    pub(super) fn hurry(&mut self, on: bool) {
+        if std::mem::replace(&mut self.hurried, on) != on {
+            // Not on old kernels, nor without `CAP_SYS_RESOURCE`.
+            let _ = self.agent.host.kernel().avoid_disk(on);
         }
     }
 
@@ -28,14 +43,15 @@ impl Server<'_> {
     pub(super) fn settle_hooks(&self) {
         if freeze::owes_hooks(&self.agent) {
             let agent = self.agent.clone();
-            start(move |_| freeze::settle_hooks(&agent));
+            start_freezing(&self.agent, move |_| freeze::settle_hooks(&agent));
         }
     }
 
     pub(super) fn thaw_unasked(&mut self, why: &'static str) {
         self.thawing = true;
+        (self.thaw_at, self.thaw_again) = (None, None);
         let (agent, reporter) = (self.agent.clone(), self.reporter.clone());
-        start(move |_| {
+        start_freezing(&self.agent, move |_| {
             freeze::thaw_unasked(&agent, why);
             let _ = reporter.send(Report::Thawed);
         });

@@ -107,3 +107,56 @@ fn a_frozen_agent_without_its_channel_thaws_when_the_time_limit_has_passed() {
         std::thread::yield_now();
     }
 }
+
+/// Runs `test` with a loop that does not turn, on a runtime with one worker.
+fn with_server(frozen: &Frozen, set: impl FnOnce(&mut Config), test: impl AsyncFnOnce(&mut Server<'_>)) {
+    let agent = Arc::new(frozen.agent(set));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
+    let runtime = runtime.expect("a runtime");
+    runtime.block_on(async {
+        let mut lifecycle = Lifecycle::foreground();
+        let mut server = Server::new(agent, frozen.log.clone(), &mut lifecycle).expect("a server");
+        test(&mut server).await;
+    });
+    runtime.shutdown_background();
+}
+
+#[test]
+fn a_reload_while_frozen_counts_the_new_time_limit_from_the_freeze_on() {
+    let frozen = Frozen::new();
+    with_server(
+        &frozen,
+        |config| config.fsfreeze.timeout = Some(Duration::from_secs(600)),
+        async |server| {
+            let since = server.agent.freezer.frozen_since().expect("frozen");
+            server.watch_freeze();
+            assert_eq!(server.thaw_at, Some(since + Duration::from_secs(600)));
+            for limit in [Some(Duration::from_secs(5)), None, Some(Duration::from_secs(7000)), Some(Duration::MAX)] {
+                let mut config = (*server.agent.config()).clone();
+                config.fsfreeze.timeout = limit;
+                server.agent.reload(config);
+                server.watch_freeze();
+                assert_eq!(server.thaw_at, limit.and_then(|limit| since.checked_add(limit)), "{limit:?}");
+            }
+        },
+    );
+}
+
+#[test]
+fn a_thaw_and_status_need_no_worker() {
+    let frozen = Frozen::new();
+    with_server(
+        &frozen,
+        |_| {},
+        async |server| {
+            // The only one hangs.
+            let (_release, hold) = std::sync::mpsc::channel::<()>();
+            start(move |_| _ = hold.recv());
+            server.watch_freeze();
+            server.thaw_unasked("a test");
+            let report = tokio::time::timeout(Duration::from_secs(30), server.reports.recv()).await;
+            assert!(matches!(report, Ok(Some(Report::Thawed))));
+            assert!(frozen.is_thawed());
+        },
+    );
+}

@@ -30,9 +30,19 @@ pub(super) enum Place {
     Loop,
 }
 
-/// Has a worker do something. When the system has no thread to spare, the loop does it itself: a
-/// thaw must not fail for that, and tokio would end the agent.
+/// Has a worker do something.
 pub(super) fn start(job: impl FnOnce(Place) + Send + 'static) {
+    offer(job, |job| catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_blocking(job))).is_ok());
+}
+
+/// Has the thread that stands by for them freeze or thaw something, or say how that stands.
+pub(super) fn start_freezing(agent: &Agent, job: impl FnOnce(Place) + Send + 'static) {
+    offer(job, |job| agent.freezer.standby().run(job));
+}
+
+/// Hands a job to another thread. When the system has none to spare, the loop does it itself: a
+/// thaw must not fail for that, and tokio would end the agent.
+fn offer(job: impl FnOnce(Place) + Send + 'static, hand_over: impl FnOnce(Box<dyn FnOnce() + Send>) -> bool) {
     let waiting = Arc::new(Mutex::new(Some(job)));
     let of_worker = waiting.clone();
     let take = |job: &Mutex<Option<_>>| job.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -41,7 +51,7 @@ pub(super) fn start(job: impl FnOnce(Place) + Send + 'static) {
             job(Place::Worker);
         }
     };
-    if catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_blocking(worker))).is_err() {
+    if !hand_over(Box::new(worker)) {
         if let Some(job) = take(&waiting) {
             job(Place::Loop);
         }

@@ -73,22 +73,23 @@ pub(super) fn read(marker: &Path, boot: &Boot) -> Result<Found, StateError> {
     // In doubt the marker counts: an agent that wrongly thinks it is frozen thaws what is not frozen, one
     // that wrongly thinks it is not leaves the guest stuck.
     let text = read_start(marker).unwrap_or_default();
-    let written_in = std::str::from_utf8(&text).unwrap_or_default().trim();
-    let of_other_boot = match is_boot_id(written_in) && is_boot_id(&boot.id) {
-        true => written_in != boot.id,
-        // The beginning of our id was written in this boot.
-        false if !written_in.is_empty() && boot.id.starts_with(written_in) => false,
-        false => is_older(marker, written, boot),
-    };
-    Ok(if of_other_boot { Found::OfOtherBoot } else { Found::Frozen(written) })
+    let in_memory = statfs(marker).is_ok_and(|found| [TMPFS_MAGIC, RAMFS_MAGIC].contains(&found.filesystem_type()));
+    Ok(if is_of_other_boot(&text, written, in_memory, boot) { Found::OfOtherBoot } else { Found::Frozen(written) })
 }
 
-/// Whether a marker that does not name its boot was surely written before this one.
-fn is_older(marker: &Path, written: Option<SystemTime>, boot: &Boot) -> bool {
-    // What is kept in memory is of this boot, whatever the clock was at that time.
-    let in_memory = statfs(marker).is_ok_and(|found| [TMPFS_MAGIC, RAMFS_MAGIC].contains(&found.filesystem_type()));
+/// Whether a marker with this text was surely written before this boot.
+fn is_of_other_boot(text: &[u8], written: Option<SystemTime>, in_memory: bool, boot: &Boot) -> bool {
+    let written_in = std::str::from_utf8(text).unwrap_or_default().trim();
+    if is_boot_id(written_in) && is_boot_id(&boot.id) {
+        return written_in != boot.id;
+    }
+    // The beginning of our id was written in this boot. What is kept in memory is of this boot, whatever
+    // the clock was at that time.
+    if in_memory || !written_in.is_empty() && boot.id.starts_with(written_in) {
+        return false;
+    }
     let before = |written: SystemTime, began: SystemTime| began.duration_since(written).is_ok_and(|by| by > SLACK);
-    !in_memory && written.zip(boot.began).is_some_and(|(written, began)| before(written, began))
+    written.zip(boot.began).is_some_and(|(written, began)| before(written, began))
 }
 
 /// Makes the marker, whole.
@@ -168,53 +169,35 @@ mod tests {
     const LAST_BOOT: &str = "11111111-2222-3333-4444-666666666666";
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// What a marker with this text means that was written so long before (or after) the boot began, in a
-    /// directory on a disk, or in memory.
-    fn found(dir: &Path, text: &str, before: Duration, after: Duration) -> Found {
-        let dir = tempfile::tempdir_in(dir).unwrap();
-        let marker = dir.path().join(NAME);
-        fs::write(&marker, text).unwrap();
+    #[test]
+    fn a_marker_that_does_not_name_its_boot_is_judged_by_its_time_and_place() {
         let began = SystemTime::now() - 2 * HOUR;
-        let file = File::options().write(true).open(&marker).unwrap();
-        file.set_modified(began - before + after).unwrap();
-        read(&marker, &Boot { id: THIS_BOOT.into(), began: Some(began) }).unwrap()
-    }
-
-    fn is_frozen(found: Found) -> bool {
-        matches!(found, Found::Frozen(Some(_)))
-    }
-
-    /// A directory that is not in memory.
-    fn on_disk() -> Option<PathBuf> {
-        let candidates = [std::env::temp_dir(), PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target")];
-        let disk = |dir: &PathBuf| statfs(dir).is_ok_and(|found| found.filesystem_type() != TMPFS_MAGIC);
-        candidates.into_iter().find(disk)
+        let boot = Boot { id: THIS_BOOT.into(), began: Some(began) };
+        let (before, after) = (Some(began - HOUR), Some(began + HOUR));
+        for text in ["", "\n", "junk", "\0\0\0\0", "11111111-2222-3333-4444-66", "a much longer text than a boot id"] {
+            assert!(is_of_other_boot(text.as_bytes(), before, false, &boot), "{text:?}");
+            assert!(!is_of_other_boot(text.as_bytes(), after, false, &boot), "{text:?}");
+            assert!(!is_of_other_boot(text.as_bytes(), before, true, &boot), "{text:?} on a tmpfs");
+            assert!(!is_of_other_boot(text.as_bytes(), None, false, &boot), "{text:?} of no time");
+            let unknown = Boot { began: None, ..boot.clone() };
+            assert!(!is_of_other_boot(text.as_bytes(), before, false, &unknown), "{text:?}");
+        }
+        // One that names it is believed, whatever the clock was, and so is the beginning of one.
+        for text in [THIS_BOOT, "1111", "11111111-2222-3333-4444-555555555555\n"] {
+            assert!(!is_of_other_boot(text.as_bytes(), before, false, &boot), "{text}");
+        }
+        assert!(is_of_other_boot(LAST_BOOT.as_bytes(), after, true, &boot));
     }
 
     #[test]
-    fn a_marker_that_does_not_name_its_boot_is_judged_by_its_time() {
-        let Some(disk) = on_disk() else {
-            eprintln!("SKIPPED a_marker_that_does_not_name_its_boot_is_judged_by_its_time: no directory on a disk");
-            return;
-        };
-        for text in ["", "\n", "1111", "11111111-2222-3333-4444-66", "junk", "\0\0\0\0"] {
-            let of_ours = !text.is_empty() && THIS_BOOT.starts_with(text.trim()) && !text.trim().is_empty();
-            assert_eq!(is_frozen(found(&disk, text, HOUR, Duration::ZERO)), of_ours, "{text:?} of an earlier boot");
-            assert!(is_frozen(found(&disk, text, Duration::ZERO, HOUR)), "{text:?} of this boot");
-        }
-        // A whole one is believed, whatever the clock was.
-        assert!(is_frozen(found(&disk, THIS_BOOT, HOUR, Duration::ZERO)));
-        assert_eq!(found(&disk, LAST_BOOT, Duration::ZERO, HOUR), Found::OfOtherBoot);
-    }
-
-    #[test]
-    fn a_marker_in_memory_is_of_this_boot_whatever_the_clock_was() {
-        let memory = Path::new("/dev/shm");
-        if !statfs(memory).is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC) {
-            eprintln!("SKIPPED a_marker_in_memory_is_of_this_boot_whatever_the_clock_was: no tmpfs at /dev/shm");
-            return;
-        }
-        assert!(is_frozen(found(memory, "", HOUR, Duration::ZERO)));
+    fn what_was_written_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let (marker, boot) = (dir.path().join(NAME), Boot::current());
+        assert_eq!(read(&marker, &boot).unwrap(), Found::NoMarker);
+        write(&marker, &boot).unwrap();
+        assert!(matches!(read(&marker, &boot).unwrap(), Found::Frozen(Some(_))));
+        fs::write(&marker, LAST_BOOT).unwrap();
+        assert_eq!(read(&marker, &boot).unwrap(), Found::OfOtherBoot);
     }
 
     #[test]

@@ -24,9 +24,11 @@ fn a_freeze_while_frozen_is_refused_and_touches_nothing() {
     assert_eq!(freeze(&guest.agent, Some(&["/"])), Err(refusal("guest-fsfreeze-freeze-list")));
     assert_eq!(freeze(&guest.agent, Some(&[])), Err(refusal("guest-fsfreeze-freeze-list")));
     assert_eq!(traces(&guest), before);
+    assert!(guest.agent.freezer.standby().is_kept());
     assert!(guest.agent.freezer.is_frozen() && guest.agent.freezer.frozen_since().is_some());
     assert_eq!(thaw(&guest.agent), Ok(2));
     assert_eq!((total(&frozen), guest.marker()), (0, false));
+    assert!(!guest.agent.freezer.standby().is_kept());
     assert_eq!(hook_log(&guest), "1 freeze\n2 freeze\n2 thaw\n1 thaw\n");
 }
 
@@ -83,4 +85,15 @@ fn status_is_frozen_while_a_freeze_that_was_given_up_goes_on() {
         std::thread::yield_now();
     }
     assert_eq!(status(), "{\"return\": \"thawed\"}\n");
+}
+
+#[test]
+fn a_freeze_whose_marker_cannot_be_made_is_refused_with_the_reason() {
+    let guest = with_directory(&[("1", "")]);
+    std::os::unix::fs::symlink("/dev/full", guest.state.path().join("qga.state.isfrozen")).expect("a link");
+    let error = freeze(&guest.agent, None).expect_err("refused").desc;
+    assert!(error.starts_with("failed to note the freeze in the state directory: "), "{error}");
+    assert_eq!(hook_log(&guest), "1 freeze\n1 thaw\n");
+    assert!(!guest.effects().iter().any(|effect| effect.starts_with("freeze")), "{:?}", guest.effects());
+    assert!(guest.agent.freezer.is_thawed() && !guest.kernel.is_pinned());
 }

@@ -77,3 +77,46 @@ fn what_an_earlier_agent_froze_is_thawed_foundations_first() {
     assert_eq!(thawed.iter().position(|effect| effect == "thaw /srv"), Some(0), "{thawed:?}");
     assert!(thawed.contains(&"thaw /home".to_owned()), "{thawed:?}");
 }
+
+/// A killed agent that is in the kernel still, until `end` is called.
+fn killed_agent(guest: &Guest) -> impl FnOnce() {
+    let me = nix::unistd::geteuid();
+    let process = guest.root.path().join("proc/4711");
+    std::fs::create_dir_all(process.join("task/4712")).expect("a directory");
+    std::fs::write(process.join("comm"), "qemu-ga\n").expect("a file");
+    std::fs::write(process.join("status"), format!("Uid:\t{me}\t{me}\t{me}\t{me}\n")).expect("a file");
+    let thread = "State:\tD (disk sleep)\nSigPnd:\t0000000000000100\n";
+    std::fs::write(process.join("task/4712/status"), thread).expect("a file");
+    move || std::fs::remove_dir_all(process).expect("removed")
+}
+
+/// Nobody would know of what it still freezes.
+#[test]
+fn a_thaw_while_a_killed_agents_freeze_goes_on_keeps_the_marker() {
+    let guest = hooks::with_directory(&[("1", "")]);
+    let frozen = guest.count_freezes(|_| None);
+    assert_eq!(freeze(&guest.agent, Some(&["/home"])), Ok(1));
+    let end = killed_agent(&guest);
+    let next = guest.restarted();
+    let error = thaw(&next).expect_err("not all").desc;
+    let text = "file systems thawed (1), but the freeze of an agent that was killed (process 4711) goes on";
+    assert_eq!(error, text);
+    assert!(next.freezer.is_frozen() && next.freezer.is_unfinished() && guest.marker());
+    assert_eq!(hooks::hook_log(&guest), "1 freeze\n", "the thaw is still to come");
+    // It ends, and what it froze is found by the next thaw.
+    end();
+    *frozen.lock().expect("not poisoned").entry(guest.root.path().join("home").display().to_string()).or_insert(0) = 1;
+    assert_eq!(thaw(&next), Ok(1));
+    assert_eq!((total(&frozen), guest.marker(), next.freezer.is_unfinished()), (0, false, false));
+    assert_eq!(hooks::hook_log(&guest), "1 freeze\n1 thaw\n");
+}
+
+#[test]
+fn an_agent_that_froze_itself_does_not_wait_for_a_killed_one() {
+    let guest = Guest::plain();
+    guest.count_freezes(|_| None);
+    let _goes_on = killed_agent(&guest);
+    assert_eq!(freeze(&guest.agent, None), Ok(2));
+    assert_eq!(thaw(&guest.agent), Ok(2));
+    assert!(!guest.marker());
+}

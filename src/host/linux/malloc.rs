@@ -1,6 +1,6 @@
 //! How much memory the process holds on to.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::unistd::{SysconfVar, sysconf};
 
@@ -28,6 +28,30 @@ pub fn tune() {
 /// Something large was given back, or the start is over.
 static SETTLE: AtomicBool = AtomicBool::new(false);
 
+/// How many want memory to stay.
+static KEPT: AtomicUsize = AtomicUsize::new(0);
+
+/// So much free heap is there while memory is kept.
+#[cfg(target_env = "gnu")]
+const RESERVE: usize = 768 << 10;
+
+/// From now on memory is not given back, and there is some free heap; or again as ever.
+pub fn keep(on: bool) {
+    if !on {
+        KEPT.fetch_sub(1, Ordering::SeqCst);
+        settle_at_rest();
+        return;
+    }
+    KEPT.fetch_add(1, Ordering::SeqCst);
+    // Below the thresholds of `tune`, so that what is freed stays, pages and all.
+    #[cfg(target_env = "gnu")]
+    {
+        let mut reserve = vec![0_u8; RESERVE];
+        reserve.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+        std::hint::black_box(&mut reserve);
+    }
+}
+
 /// Has [`resting`] give memory back, the next time.
 pub fn settle_at_rest() {
     SETTLE.store(true, Ordering::Relaxed);
@@ -35,7 +59,7 @@ pub fn settle_at_rest() {
 
 /// To be called by the loop just before it waits: what runs after this comes back into memory.
 pub fn resting() {
-    if SETTLE.swap(false, Ordering::Relaxed) {
+    if KEPT.load(Ordering::SeqCst) == 0 && SETTLE.swap(false, Ordering::Relaxed) {
         settle();
     }
 }
