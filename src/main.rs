@@ -16,6 +16,7 @@ use qemu_ga::freeze::check;
 use qemu_ga::host::Host;
 use qemu_ga::host::linux::authorized_keys::worker;
 use qemu_ga::host::linux::descriptors::{self, TooFew};
+use qemu_ga::host::linux::file_limit;
 use qemu_ga::host::linux::malloc;
 use qemu_ga::log::{self, LogControl};
 use qemu_ga::protocol::error::os_reason;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     }
     malloc::tune();
     descriptors::raise_limit();
+    file_limit::report_as_error();
     let log = log::init();
     start(&log).map_or_else(
         |failure| {

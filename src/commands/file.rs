@@ -1,11 +1,13 @@
 //! Guest files: open, read, write, seek, flush, close.
 //!
 //! I/O is direct, without a buffer of ours: no stale reads, and a full disk shows at the write.
-//! Opening and reading never wait for the other end of a pipe.
+//! Opening and reading never wait for the other end of a pipe, and a write does so for a while only.
+
+mod write;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +20,7 @@ use crate::host::cached::is_in_memory;
 use crate::log::AUDIT;
 use crate::protocol::base64::{self, Payload};
 use crate::protocol::error::{Error, Result, echo};
+use write::Writing;
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::new("guest-file-open", |cx, a| cx.call(open, a)),
@@ -291,7 +294,7 @@ struct Written {
     eof: bool,
 }
 
-/// Writes base64 data at the current position; `count` says how many bytes the system took.
+/// Writes base64 data at the current position: all of it, or it is an error.
 fn write(cx: &Ctx<'_>, args: WriteArgs<'_>) -> Result<Written> {
     let shared = cx.agent.files.get(args.handle)?;
     // At least so many bytes: the last two may be padding.
@@ -305,27 +308,17 @@ fn write(cx: &Ctx<'_>, args: WriteArgs<'_>) -> Result<Written> {
             .ok_or_else(|| Error::new(format!("value '{count}' is invalid for argument count")))?,
     };
     let mut file = take(&shared, args.handle)?;
-    let mut written = 0;
+    let mut writing = Writing::new(&mut file);
+    let mut left = limit;
     let mut scratch = Vec::new();
-    let outcome = payload.chunks(&mut scratch, |piece| {
-        let mut piece = &piece[..piece.len().min(limit - written)];
-        while !piece.is_empty() {
-            match file.write(piece) {
-                Ok(n) => {
-                    written += n;
-                    piece = &piece[n..];
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(written < limit)
+    let all = payload.chunks(&mut scratch, |piece| {
+        let piece = &piece[..piece.len().min(left)];
+        left -= piece.len();
+        writing.all(piece, || cx.should_stop()).map(|()| left > 0)
     });
-    match outcome {
-        // What was taken before the error is reported; the next write meets the error again.
-        Err(e) if written == 0 => Err(Error::os("failed to write to file", &e)),
-        _ => Ok(Written { count: written, eof: false }),
-    }
+    // What was taken before the error stays: clients look at the error, but hardly at a `count`.
+    all.map_err(|e| Error::os("failed to write to file", &e))?;
+    Ok(Written { count: limit, eof: false })
 }
 
 #[derive(Deserialize)]

@@ -33,6 +33,32 @@ impl Agent {
         agent
     }
 
+    /// The same in surroundings that a shell makes before; `wrapper` is what runs the shell, such as
+    /// `unshare`, and `$D` in the script the directory.
+    pub fn start_after(wrapper: &[&str], script: &str) -> Agent {
+        let dir = TempDir::new().expect("a directory");
+        let socket = dir.path().join("s");
+        let agent = Agent::command(dir.path());
+        let words: Vec<_> = wrapper.iter().copied().chain(["sh", "-ec"]).collect();
+        let mut command = Command::new(words[0]);
+        command
+            .args(&words[1..])
+            .arg(format!("{script}\nexec \"$@\""))
+            .arg("sh")
+            .arg(agent.get_program())
+            .args(agent.get_args())
+            .args(["-m", "unix-listen", "-p"])
+            .arg(&socket)
+            .env("QGA_CONF", "")
+            .env("D", dir.path())
+            .stdin(Stdio::null())
+            .stderr(std::fs::File::create(dir.path().join("stderr")).expect("a file"));
+        let child = command.spawn().expect("the shell runs");
+        let agent = Agent { child, dir };
+        until("the socket is there", || UnixStream::connect(&socket).ok());
+        agent
+    }
+
     /// The program; `QGA_UNDER_TEST` names another one, such as the C one, to see what that does in
     /// the same places.
     pub fn program() -> PathBuf {

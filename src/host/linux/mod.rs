@@ -9,6 +9,7 @@ pub mod cpu;
 pub mod descriptors;
 pub mod diskstats;
 pub mod fd;
+pub mod file_limit;
 pub mod logind;
 pub mod malloc;
 pub mod memory;
