@@ -123,6 +123,7 @@ impl<'a> Server<'a> {
     fn new(agent: Arc<Agent>, log: LogControl, lifecycle: &'a mut Lifecycle) -> io::Result<Server<'a>> {
         let (reporter, reports) = mpsc::unbounded_channel();
         signals::listen(&reporter)?;
+        signals::reap_programs(&agent)?;
         Ok(Server {
             framer: Framer::new(limits(&agent.config())),
             agent,

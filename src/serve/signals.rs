@@ -1,11 +1,14 @@
-//! The signals that end or reload the agent.
+//! The signals that end or reload the agent, and those of programs that ended.
 
 use std::io;
+use std::sync::Arc;
 
+use nix::sys::signal::SigSet;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::worker::Report;
+use crate::agent::Agent;
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +38,26 @@ pub(super) fn listen(reporter: &mpsc::UnboundedSender<Report>) -> io::Result<()>
             };
             if reporter.send(Report::Signal(signal)).is_err() {
                 return;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// From now on programs of `guest-exec` that end are waited for at once.
+///
+/// # Errors
+/// When the system refuses the handler.
+pub(super) fn reap_programs(agent: &Arc<Agent>) -> io::Result<()> {
+    let mut ended = signal(SignalKind::child())?;
+    // Whoever starts us may keep it blocked.
+    SigSet::from(nix::sys::signal::SIGCHLD).thread_unblock()?;
+    let agent = Arc::downgrade(agent);
+    tokio::spawn(async move {
+        while ended.recv().await.is_some() {
+            match agent.upgrade() {
+                Some(agent) => agent.children.reap(),
+                None => return,
             }
         }
     });

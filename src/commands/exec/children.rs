@@ -1,7 +1,7 @@
 //! The programs started by `guest-exec` whose result has not been handed out yet.
 //!
-//! A program is waited for only when its result is handed out or dropped, so that its id names one
-//! program all that time. Nothing here waits: what runs is found out when somebody asks.
+//! A program that ended is waited for at once, so that no zombie is left for others to count. Its id
+//! may name another program then: of two with the same id only the younger one's result is kept.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use super::collector::{Collector, Pipe};
 use crate::config::Limits;
 use crate::host::linux::spawn::{self, Exit};
+use crate::protocol::error::os_reason;
 
 /// Output of one stream.
 #[derive(Debug, Default)]
@@ -62,37 +63,28 @@ struct Child {
     pid: Pid,
     /// Tells apart children that had the same id one after the other.
     serial: u64,
-    /// Known, but its id is still in use unless `reaped`.
+    /// How it ended, once it was waited for.
     exit: Option<Exit>,
-    reaped: bool,
     out: Capture,
     err: Capture,
 }
 
 impl Child {
-    /// Whether its result can be handed out.
-    fn is_finished(&mut self) -> bool {
-        if matches!(self.out, Capture::Open) || matches!(self.err, Capture::Open) {
-            return false;
+    /// Lets go of the process if it has ended.
+    fn reap(&mut self) {
+        if self.exit.is_some() {
+            return;
         }
-        if self.exit.is_none() {
-            match spawn::peek(self.pid) {
-                Ok(exit) => self.exit = exit,
-                Err(error) => {
-                    tracing::warn!("the exit status of process {} is lost: {error}", self.pid);
-                    (self.exit, self.reaped) = (Some(Exit::Code(255)), true);
-                }
-            }
-        }
-        self.exit.is_some()
+        self.exit = spawn::reap_if_ended(self.pid).unwrap_or_else(|error| {
+            tracing::warn!("the exit status of process {} is lost: {}", self.pid, os_reason(&error));
+            Some(Exit::Code(255))
+        });
     }
 
-    /// Gives its id back to the system.
-    fn let_go(&mut self) {
-        if !self.reaped {
-            let _ = spawn::reap(self.pid);
-            self.reaped = true;
-        }
+    /// Whether its result can be handed out.
+    fn is_finished(&mut self) -> bool {
+        self.reap();
+        self.exit.is_some() && !matches!(self.out, Capture::Open) && !matches!(self.err, Capture::Open)
     }
 
     fn bytes(&self) -> usize {
@@ -164,6 +156,11 @@ impl Children {
         Some(Slot { shared: &self.shared })
     }
 
+    /// Lets go of those that have ended; their results stay. To be called when a child did.
+    pub(crate) fn reap(&self) {
+        self.shared.lock().children.iter_mut().for_each(Child::reap);
+    }
+
     /// How much output of a program is there to be handed out.
     pub(super) fn captured(&self, pid: i64) -> usize {
         let table = self.shared.lock();
@@ -179,8 +176,7 @@ impl Children {
         if !table.children[at].is_finished() {
             return Ok(None);
         }
-        let mut child = table.children.remove(at);
-        child.let_go();
+        let child = table.children.remove(at);
         if table.children.is_empty() {
             table.children = Vec::new();
         }
@@ -205,7 +201,6 @@ impl Children {
             pid,
             serial: table.serial(),
             exit: Some(outcome.exit),
-            reaped: true,
             out: capture(outcome.out),
             err: capture(outcome.err),
         };
@@ -216,6 +211,15 @@ impl Children {
 
 #[cfg(test)]
 impl Children {
+    /// As if the kernel had given a child another id.
+    pub fn rename(&self, from: i64, to: Pid) {
+        for child in &mut self.shared.lock().children {
+            if i64::from(child.pid.as_raw()) == from {
+                child.pid = to;
+            }
+        }
+    }
+
     /// Whether there is a thread for output.
     pub fn is_collecting(&self) -> bool {
         self.shared.collector.is_running()
@@ -244,9 +248,16 @@ impl Slot<'_> {
             }
         }
         let [out, err] = captured.map(|yes| if yes { Capture::Open } else { Capture::Off });
-        // A result that was put back may have had the same id.
-        table.children.retain(|child| child.pid != pid);
-        table.children.push(Child { pid, serial, exit: None, reaped: false, out, err });
+        table.children.retain(|child| {
+            if child.pid == pid {
+                tracing::warn!("result of process {pid} dropped: its id is in use again, and nobody had asked for it");
+            }
+            child.pid != pid
+        });
+        let mut child = Child { pid, serial, exit: None, out, err };
+        // It may have ended before it was in the table.
+        child.reap();
+        table.children.push(child);
         Ok(())
     }
 }
@@ -286,8 +297,7 @@ impl Table {
 
     /// Drops the oldest results until the limits are kept. Returns how many programs still run.
     fn drop_oldest(&mut self) -> usize {
-        // All output counts, also that of a program which has closed its streams and not ended yet:
-        // nothing tells when it does.
+        // All output counts, also that of a program which has closed its streams and not ended yet.
         let mut bytes: usize = self.children.iter().map(Child::bytes).sum();
         let mut finished: Vec<(u64, usize)> = Vec::new();
         for child in &mut self.children {
@@ -304,9 +314,7 @@ impl Table {
             left -= 1;
             bytes -= size;
             if let Some(at) = self.children.iter().position(|child| child.serial == serial) {
-                let mut child = self.children.remove(at);
-                child.let_go();
-                let pid = child.pid;
+                let pid = self.children.remove(at).pid;
                 tracing::warn!("result of process {pid} dropped, {size} bytes of output: nobody asked for it");
             }
         }

@@ -4,7 +4,7 @@
 //! one costs the same however much memory the agent holds. Until then it may only make system
 //! calls: everything it needs is laid out before, and nothing in it may allocate, lock or panic.
 
-use std::ffi::{CStr, CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -20,6 +20,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
 use super::descriptors;
+
+mod account;
 
 /// Where programs are looked for when there is no `PATH` at all.
 const DEFAULT_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
@@ -43,7 +45,8 @@ pub struct Program<'a> {
     pub path: &'a str,
     /// What follows `argv[0]`.
     pub args: &'a [&'a str],
-    /// The whole environment; `None` is ours. Its `PATH`, if there is one, is searched.
+    /// The whole environment; `None` is ours, with what a login would have set where the service
+    /// manager did not ([`account`]). Its `PATH`, if there is one, is searched.
     pub env: Option<&'a [&'a str]>,
     /// Standard input, output and error; `None` is `/dev/null`.
     pub stdio: [Option<BorrowedFd<'a>>; 3],
@@ -103,11 +106,9 @@ impl Program<'_> {
     }
 
     fn environment(&self) -> io::Result<Vec<CString>> {
-        let ours =
-            |(name, value): (OsString, OsString)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat());
         Ok(match self.env {
             Some(env) => env.iter().map(|entry| CString::new(*entry)).collect::<Result<_, _>>()?,
-            None => std::env::vars_os().map(ours).collect::<Result<_, _>>()?,
+            None => account::environment().map(CString::new).collect::<Result<_, _>>()?,
         })
     }
 
@@ -348,18 +349,10 @@ fn keep_zombies() {
     });
 }
 
-/// How a child ended, without letting go of it; `None` while it runs.
-///
-/// # Errors
-/// `ECHILD` when it is no child of ours, or somebody else waited for it.
-pub fn peek(pid: Pid) -> io::Result<Option<Exit>> {
-    wait(pid, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
-}
-
 /// How a child ended, after which its id may be used again; `None` while it runs.
 ///
 /// # Errors
-/// As for [`peek`].
+/// `ECHILD` when it is no child of ours, or somebody else waited for it.
 pub fn reap_if_ended(pid: Pid) -> io::Result<Option<Exit>> {
     wait(pid, libc::WEXITED | libc::WNOHANG)
 }
@@ -367,7 +360,7 @@ pub fn reap_if_ended(pid: Pid) -> io::Result<Option<Exit>> {
 /// Waits for the end of a child that ends soon.
 ///
 /// # Errors
-/// As for [`peek`].
+/// As for [`reap_if_ended`].
 pub fn reap(pid: Pid) -> io::Result<Option<Exit>> {
     wait(pid, libc::WEXITED)
 }

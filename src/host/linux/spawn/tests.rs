@@ -7,12 +7,13 @@ fn wait(pid: Pid) -> Exit {
 #[test]
 fn a_program_runs_and_its_id_stays_until_it_is_reaped() {
     let pid = Program { path: "/bin/sh", args: &["-c", "exit 7"], ..Program::default() }.spawn().expect("it starts");
-    while peek(pid).expect("our child").is_none() {
-        std::thread::yield_now();
-    }
-    assert_eq!(peek(pid).expect("still ours"), Some(Exit::Code(7)));
-    assert_eq!(reap_if_ended(pid).expect("still ours"), Some(Exit::Code(7)));
-    assert_eq!(peek(pid).expect_err("gone").raw_os_error(), Some(libc::ECHILD));
+    let exit = loop {
+        if let Some(exit) = reap_if_ended(pid).expect("our child") {
+            break exit;
+        }
+    };
+    assert_eq!(exit, Exit::Code(7));
+    assert_eq!(reap_if_ended(pid).expect_err("gone").raw_os_error(), Some(libc::ECHILD));
 }
 
 #[test]
