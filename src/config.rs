@@ -17,6 +17,7 @@ use crate::keyfile::{write_group, write_pair};
 const GENERAL: &str = "general";
 const FSFREEZE: &str = "fsfreeze";
 const LIMITS: &str = "limits";
+const NETWORK: &str = "network";
 
 /// Why there is no usable configuration.
 #[derive(Debug, PartialEq, thiserror::Error)]
@@ -63,6 +64,8 @@ pub struct Config {
     pub fsfreeze: Fsfreeze,
     /// What one agent may use up.
     pub limits: Limits,
+    /// What is told of the network.
+    pub network: Network,
     /// For reading everything again.
     source: Source,
 }
@@ -116,6 +119,13 @@ impl Default for Limits {
             request_bytes: 64 << 20,
         }
     }
+}
+
+/// Group `[network]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Network {
+    /// `hide`: interfaces that are not listed, as shell patterns.
+    pub hide: Vec<String>,
 }
 
 impl Config {
@@ -201,6 +211,10 @@ impl Config {
             write_number(out, "finished-bytes", &self.limits.finished_bytes)?;
             write_number(out, "request-bytes", &self.limits.request_bytes)?;
         }
+        if self.network != Network::default() {
+            write_group(out, NETWORK)?;
+            write_pair(out, "hide", self.network.hide.join(",").as_bytes())?;
+        }
         Ok(())
     }
 }
@@ -246,7 +260,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_file_panics(text in "(\\[(general|fsfreeze|limits)\\]|[a-z-]{4,12}|timeout|daemon|=|[0-9,]{1,30}|\\\\|\n|.){0,20}") {
+        fn no_file_panics(text in "(\\[(general|fsfreeze|limits|network)\\]|[a-z-]{4,12}|hide|timeout|daemon|=|[0-9,]{1,30}|\\\\|\n|.){0,20}") {
             let source = Source { args: Args::default(), file: "c".into(), required: false };
             if let Ok(config) = KeyFile::parse(text.as_bytes()).map_err(|_| ()).and_then(|file| source.combine(&file).map_err(|_| ())) {
                 dump(&config);
@@ -293,8 +307,11 @@ mod tests {
 
     #[test]
     fn own_groups_are_read_and_checked() {
-        let text = "[fsfreeze]\ntimeout=0\nhook-timeout=5\nbest-effort=1\n[limits]\nfile-handles=7\n";
+        let text = "[fsfreeze]\ntimeout=0\nhook-timeout=5\nbest-effort=1\n[limits]\nfile-handles=7\n\
+            [network]\nhide=veth*, docker? ,,cni[0-9]\n";
         let config = load(&[], text).unwrap();
+        assert_eq!(config.network.hide, ["veth*", "docker?", "cni[0-9]"]);
+        assert_eq!(load(&[], "").unwrap().network.hide, Vec::<String>::new());
         assert_eq!(config.fsfreeze.timeout, None);
         assert_eq!(config.fsfreeze.hook_timeout, Duration::from_secs(5));
         assert!(config.fsfreeze.best_effort);
@@ -313,11 +330,13 @@ mod tests {
     #[test]
     fn a_dump_read_back_gives_the_same_dump() {
         let text = "[general]\ndaemon=true\nmethod=unix-listen\npath=\\s/a\\tb\\\\c \nlogfile=/l\nfsfreeze-hook=/h\n\
-            verbose=1\nretry-path=1\nblock-rpcs=,x,\n[fsfreeze]\ntimeout=9\n[limits]\nrequest-bytes=4096\n";
+            verbose=1\nretry-path=1\nblock-rpcs=,x,\n[fsfreeze]\ntimeout=9\n[limits]\nrequest-bytes=4096\n\
+            [network]\nhide=a\\\\*b,[!c]\n";
         let first = load(&[], text).unwrap();
         let again = load(&[], &dump(&first)).unwrap();
         assert_eq!(dump(&first), dump(&again));
         assert_eq!(first.path, again.path);
+        assert_eq!(again.network.hide, ["a\\*b", "[!c]"]);
         assert!(dump(&first).contains("[fsfreeze]\ntimeout=9\n"));
     }
 

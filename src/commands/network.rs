@@ -6,17 +6,23 @@ use std::net::IpAddr;
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 
-use super::Command;
+use super::{Command, Ctx};
 use crate::host::Host;
 use crate::host::linux::netlink::{self, Address, Link, Statistics};
+use crate::host::linux::pattern::Patterns;
 use crate::host::linux::route::{self, Tables};
 use crate::protocol::args;
 use crate::protocol::error::{Error, Result};
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::new("guest-network-get-interfaces", |cx, a| cx.call(|cx, args| interfaces(cx.host, args), a)),
-    Command::new("guest-network-get-route", |cx, a| cx.call(|cx, args| routes(cx.host, args), a)),
+    Command::new("guest-network-get-interfaces", |cx, a| cx.call(|cx, args| interfaces(cx.host, &hidden(cx), args), a)),
+    Command::new("guest-network-get-route", |cx, a| cx.call(|cx, args| routes(cx.host, hidden(cx), args), a)),
 ];
+
+/// The interfaces that the operator does not want to see (`[network] hide`).
+fn hidden(cx: &Ctx<'_>) -> Patterns {
+    Patterns::new(&cx.agent.config().network.hide)
+}
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -42,10 +48,15 @@ struct IpAddress {
 ///
 /// An IPv4 address with a label of its own (`eth0:1`) makes an entry of that name behind the links,
 /// with the address of the link and without counters, which are the link's.
-fn interfaces(host: &Host, _: args::Empty) -> Result<Vec<Interface>> {
-    let (links, addresses) =
+///
+/// With a hidden link go its labels; a label may also be hidden by itself.
+fn interfaces(host: &Host, hidden: &Patterns, _: args::Empty) -> Result<Vec<Interface>> {
+    let (mut links, addresses) =
         netlink::interfaces(host.kernel()).map_err(|reason| Error::os("failed to list network interfaces", &reason))?;
-    Ok(merge(links, addresses))
+    links.retain(|link| !hidden.match_name(&link.name));
+    let mut interfaces = merge(links, addresses);
+    interfaces.retain(|interface| !hidden.match_name(&interface.name));
+    Ok(interfaces)
 }
 
 fn merge(links: Vec<Link>, addresses: Vec<Address>) -> Vec<Interface> {
@@ -104,23 +115,27 @@ fn mac<S: Serializer>(mac: &Option<[u8; 6]>, out: S) -> std::result::Result<S::O
 }
 
 /// Lists the IPv4 routes of the main table and the IPv6 routes of all tables. Where the kernel has
-/// only one of the families, that is the whole reply.
-fn routes(host: &Host, _: args::Empty) -> Result<Routes> {
+/// only one of the families, that is the whole reply. Routes of hidden interfaces are left out: on a
+/// machine with hundreds of containers each has one.
+fn routes(host: &Host, hidden: Patterns, _: args::Empty) -> Result<Routes> {
     let tables = Tables::read(host).map_err(|reason| Error::os(format!("open(\"{}\")", route::IPV4), &reason))?;
-    Ok(Routes(tables))
+    Ok(Routes { tables, hidden })
 }
 
 #[derive(Debug)]
-struct Routes(Tables);
+struct Routes {
+    tables: Tables,
+    hidden: Patterns,
+}
 
 /// The members of the two families differ.
 impl Serialize for Routes {
     fn serialize<S: Serializer>(&self, out: S) -> std::result::Result<S::Ok, S::Error> {
         let mut list = out.serialize_seq(None)?;
-        for route in self.0.ipv4() {
+        for route in self.tables.ipv4().filter(|route| !self.hidden.match_name(route.iface)) {
             list.serialize_element(&route)?;
         }
-        for route in self.0.ipv6() {
+        for route in self.tables.ipv6().filter(|route| !self.hidden.match_name(route.iface)) {
             list.serialize_element(&route)?;
         }
         list.end()

@@ -10,15 +10,16 @@ use std::time::Duration;
 use nix::libc::O_NONBLOCK;
 use tracing::warn;
 
-use super::{Config, ConfigError, FSFREEZE, Fsfreeze, GENERAL, LIMITS, Limits};
+use super::{Config, ConfigError, FSFREEZE, Fsfreeze, GENERAL, LIMITS, Limits, NETWORK, Network};
 use crate::cli::Args;
 use crate::keyfile::{KeyFile, KeyFileError};
 use crate::protocol::error::os_reason;
 
 /// The keys of our own groups, to tell a misspelt one.
-const OWN_KEYS: [(&str, &[&str]); 2] = [
+const OWN_KEYS: [(&str, &[&str]); 3] = [
     (FSFREEZE, &["timeout", "hook-timeout", "freeze-timeout", "best-effort"]),
     (LIMITS, &["file-handles", "running-children", "finished-children", "finished-bytes", "request-bytes"]),
+    (NETWORK, &["hide"]),
 ];
 
 /// What a configuration is made of: a file and a command line.
@@ -67,10 +68,11 @@ impl Source {
             statedir: args.statedir.clone().or(statedir).unwrap_or_else(|| "/var/run".into()),
             verbose: values.flag(GENERAL, "verbose") | args.verbose,
             retry_path: values.flag(GENERAL, "retry-path") | args.retry_path,
-            block_rpcs: [values.list("block-rpcs"), values.list("blacklist")].concat(),
-            allow_rpcs: values.list("allow-rpcs"),
+            block_rpcs: [values.list(GENERAL, "block-rpcs"), values.list(GENERAL, "blacklist")].concat(),
+            allow_rpcs: values.list(GENERAL, "allow-rpcs"),
             fsfreeze: values.fsfreeze(),
             limits: values.limits(),
+            network: values.network(),
             source: self.clone(),
         };
         if !values.errors.is_empty() {
@@ -134,8 +136,8 @@ impl Values<'_> {
         self.string(GENERAL, key).map(PathBuf::from)
     }
 
-    fn list(&mut self, key: &str) -> Vec<String> {
-        self.string(GENERAL, key).map_or_else(Vec::new, |list| items(&list))
+    fn list(&mut self, group: &str, key: &str) -> Vec<String> {
+        self.string(group, key).map_or_else(Vec::new, |list| items(&list))
     }
 
     fn flag(&mut self, group: &str, key: &str) -> bool {
@@ -165,6 +167,12 @@ impl Values<'_> {
             finished_bytes: self.limit("finished-bytes", usual.finished_bytes),
             request_bytes: self.limit("request-bytes", usual.request_bytes),
         }
+    }
+
+    fn network(&mut self) -> Network {
+        let hide = self.list(NETWORK, "hide");
+        let patterns = hide.iter().map(|pattern| pattern.trim()).filter(|pattern| !pattern.is_empty());
+        Network { hide: patterns.map(str::to_owned).collect() }
     }
 
     fn seconds(&mut self, key: &str, usual: Duration) -> Duration {

@@ -41,7 +41,7 @@ fn machine(links: &[u8], addresses: &[u8]) -> Machine {
 }
 
 fn listed(machine: &Machine) -> Vec<Interface> {
-    interfaces(&machine.host(), args::Empty {}).expect("a list")
+    interfaces(&machine.host(), &Patterns::default(), args::Empty {}).expect("a list")
 }
 
 fn named<'a>(list: &'a [Interface], name: &str) -> &'a Interface {
@@ -74,6 +74,36 @@ fn the_address_of_a_tunnel_is_our_own() {
     let list = listed(&machine(LINKS, ADDRESSES));
     let addresses: Vec<String> = named(&list, "tun0").ip_addresses.iter().map(|a| a.ip_address.to_string()).collect();
     assert_eq!(addresses, ["10.0.0.1", "2001:db8:1::1"]);
+}
+
+/// As `[network] hide` has them.
+fn patterns(hide: &[&str]) -> Patterns {
+    Patterns::new(&hide.iter().map(|&pattern| pattern.to_owned()).collect::<Vec<_>>())
+}
+
+#[test]
+fn hidden_interfaces_are_not_listed_nor_are_their_labels_and_routes() {
+    let machine = machine(LINKS, ADDRESSES);
+    let all: Vec<String> = listed(&machine).into_iter().map(|interface| interface.name).collect();
+    for hide in [&["veth*", "br?"][..], &["lo"], &["lo:*"], &["*"], &["nothing*"]] {
+        let list = interfaces(&machine.host(), &patterns(hide), args::Empty {}).expect("a list");
+        let names: Vec<String> = list.into_iter().map(|interface| interface.name).collect();
+        // What is hidden here has no name that needs a pattern of more than a star or two.
+        let gone = |name: &str| match hide {
+            ["veth*", _] => name.starts_with("veth") || name.starts_with("br"),
+            ["lo"] => name.starts_with("lo"),
+            ["lo:*"] => name.starts_with("lo:"),
+            ["*"] => true,
+            _ => false,
+        };
+        assert!(names.iter().eq(all.iter().filter(|name| !gone(name))), "{hide:?}: {names:?} of {all:?}");
+    }
+    let tables = with_tables(Some(IPV4), Some(IPV6));
+    let list = json(&routes(&tables.host(), patterns(&["lo", "tu[mn]0"]), args::Empty {}).expect("a list"));
+    let mut expected = golden(ROUTES_REPLY);
+    expected.as_array_mut().expect("a list").retain(|route| route["iface"] != "lo" && route["iface"] != "tun0");
+    assert_eq!(list, expected);
+    assert!(list.as_array().is_some_and(|list| !list.is_empty()), "others are left");
 }
 
 /// Messages may come one by one as well as many in a datagram.
@@ -136,7 +166,8 @@ fn a_guest_that_changes_all_the_time_still_answers() {
 fn what_the_kernel_refuses_is_an_error() {
     let refused =
         [36_u32.to_ne_bytes(), [2, 0, 0, 0], [0; 4], [0; 4], (-1_i32).to_ne_bytes(), [0; 4], [0; 4], [0; 4], [0; 4]];
-    let error = interfaces(&machine(&refused.concat(), ADDRESSES).host(), args::Empty {}).expect_err("refused");
+    let error = interfaces(&machine(&refused.concat(), ADDRESSES).host(), &Patterns::default(), args::Empty {})
+        .expect_err("refused");
     assert_eq!(error.desc, "failed to list network interfaces: Operation not permitted");
 }
 
@@ -144,14 +175,14 @@ fn what_the_kernel_refuses_is_an_error() {
 fn no_socket_is_an_error() {
     let machine = Machine::new("");
     machine.kernel.route(|_| Err(io::Error::from_raw_os_error(nix::libc::EAFNOSUPPORT)));
-    let error = interfaces(&machine.host(), args::Empty {}).expect_err("refused");
+    let error = interfaces(&machine.host(), &Patterns::default(), args::Empty {}).expect_err("refused");
     assert_eq!(error.desc, "failed to list network interfaces: Address family not supported by protocol");
 }
 
 /// Against the running kernel, through the real socket.
 #[test]
 fn this_machine_has_a_loopback() {
-    let list = interfaces(&Host::real(), args::Empty {}).expect("a list");
+    let list = interfaces(&Host::real(), &Patterns::default(), args::Empty {}).expect("a list");
     assert_eq!(named(&list, "lo").hardware_address, Some([0; 6]));
     assert!(named(&list, "lo").statistics.is_some());
 }
@@ -167,7 +198,7 @@ fn with_tables(ipv4: Option<&str>, ipv6: Option<&str>) -> Machine {
 }
 
 fn route_list(ipv4: Option<&str>, ipv6: Option<&str>) -> Result<Value> {
-    routes(&with_tables(ipv4, ipv6).host(), args::Empty {}).map(|list| json(&list))
+    routes(&with_tables(ipv4, ipv6).host(), Patterns::default(), args::Empty {}).map(|list| json(&list))
 }
 
 #[test]
@@ -233,7 +264,7 @@ fn a_long_ipv6_table_is_dumped() {
     for route in expected.iter_mut() {
         route.as_object_mut().expect("a route").remove("refcnt");
     }
-    let routes = json(&routes(&machine.host(), args::Empty {}).expect("a list"));
+    let routes = json(&routes(&machine.host(), Patterns::default(), args::Empty {}).expect("a list"));
     assert_eq!(routes.as_array(), Some(&*expected));
 }
 
@@ -253,11 +284,11 @@ proptest! {
         let mut links = LINKS.to_vec();
         links[at] = byte;
         // An error code makes the whole dump an error, which is fine, too.
-        let _ = interfaces(&machine(&links[..end], ADDRESSES).host(), args::Empty {});
+        let _ = interfaces(&machine(&links[..end], ADDRESSES).host(), &Patterns::default(), args::Empty {});
         let mut addresses = ADDRESSES.to_vec();
         let (at, end) = (at % addresses.len(), end % (addresses.len() + 1));
         addresses[at] = byte;
-        let _ = interfaces(&machine(LINKS, &addresses[..end]).host(), args::Empty {});
+        let _ = interfaces(&machine(LINKS, &addresses[..end]).host(), &Patterns::default(), args::Empty {});
     }
 
     #[test]
@@ -269,12 +300,12 @@ proptest! {
         dump[at] = byte;
         dump.truncate(end);
         machine.kernel.route(move |request| Ok(vec![if request[4] == RTM_GETLINK { LINKS.into() } else { dump.clone() }]));
-        let _ = routes(&machine.host(), args::Empty {}).map(|routes| json(&routes));
+        let _ = routes(&machine.host(), Patterns::default(), args::Empty {}).map(|routes| json(&routes));
     }
 
     #[test]
     fn noise_is_no_interface(noise in prop::collection::vec(any::<u8>(), 0..256)) {
-        let _ = interfaces(&machine(&noise, &noise).host(), args::Empty {});
+        let _ = interfaces(&machine(&noise, &noise).host(), &Patterns::default(), args::Empty {});
     }
 
     #[test]
@@ -282,7 +313,7 @@ proptest! {
         let machine = with_tables(Some(""), None);
         machine.file(route::IPV4, &noise);
         machine.file(route::IPV6, &noise);
-        let answered = routes(&machine.host(), args::Empty {}).map(|routes| json(&routes)).is_ok();
+        let answered = routes(&machine.host(), Patterns::default(), args::Empty {}).map(|routes| json(&routes)).is_ok();
         prop_assert!(answered);
     }
 

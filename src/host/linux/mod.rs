@@ -17,6 +17,7 @@ pub mod mounts;
 pub mod netlink;
 pub mod nvme;
 pub mod os_release;
+pub(crate) mod pattern;
 pub mod power;
 pub mod route;
 pub mod rtc;
