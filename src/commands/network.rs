@@ -28,8 +28,9 @@ fn hidden(cx: &Ctx<'_>) -> Patterns {
 #[serde(rename_all = "kebab-case")]
 struct Interface {
     name: String,
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "mac")]
-    hardware_address: Option<[u8; 6]>,
+    /// On every interface, as clients rely on it (O18).
+    #[serde(serialize_with = "mac")]
+    hardware_address: [u8; 6],
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ip_addresses: Vec<IpAddress>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,9 +109,8 @@ impl IpAddress {
 }
 
 /// Lower-case hexadecimal with colons.
-#[expect(clippy::ref_option, reason = "serde calls it")]
-fn mac<S: Serializer>(mac: &Option<[u8; 6]>, out: S) -> std::result::Result<S::Ok, S::Error> {
-    let [a, b, c, d, e, f] = mac.unwrap_or_default();
+fn mac<S: Serializer>(mac: &[u8; 6], out: S) -> std::result::Result<S::Ok, S::Error> {
+    let [a, b, c, d, e, f] = mac;
     out.collect_str(&format_args!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"))
 }
 

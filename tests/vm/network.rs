@@ -1,13 +1,13 @@
 //! Links, addresses and routes, held against what `ip` says in the guest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde_json::{Value, json};
 
-use crate::harness::SOON;
 use crate::harness::guest::Guest;
-use crate::shared;
+use crate::harness::{SOON, until};
+use crate::{by_hand, shared};
 
 const NONE: &Value = &Value::Null;
 
@@ -23,7 +23,10 @@ const MAKE: &str = "set -ex; modprobe -a virtio_net dummy 8021q bridge; udevadm 
     ip addr add 203.0.113.5/28 dev d0.5; ip addr add fe80::1/64 dev d0.5 nodad
     ip link add br0 type bridge; ip link add d1 type dummy; ip link set d1 addrgenmode none master br0
     ip link set br0 addrgenmode none up; ip link set d1 up; ip addr add 10.1.0.1/16 dev br0
-    ip link add bare type dummy
+    ip link add bare type dummy; modprobe -a tun wireguard ipip ip6_tunnel; ip tuntap add tun9 mode tun
+    ip link add wg9 type wireguard; ip link set wg9 addrgenmode none up; ip addr add 10.3.0.1/24 dev wg9
+    ip link add ipip9 type ipip local 192.0.2.1 remote 192.0.2.77
+    ip link add six9 type ip6tnl local 2001:db8::1 remote 2001:db8::77
     ip route add default via 192.0.2.254 dev d0 metric 100
     ip route add 10.9.0.0/16 via 192.0.2.253 dev d0 advmss 1400 metric 4294967295
     ip route add 10.8.0.0/16 nexthop via 192.0.2.252 dev d0 nexthop via 203.0.113.6 dev d0.5
@@ -32,12 +35,19 @@ const MAKE: &str = "set -ex; modprobe -a virtio_net dummy 8021q bridge; udevadm 
     ip -6 route add 2001:db8:9::/48 nexthop via 2001:db8::fd dev d0 nexthop via 2001:db8::fc dev d0
     for i in 1 2 3; do bash -c 'echo hello >/dev/udp/192.0.2.9/9'; done";
 
-const UNMAKE: &str = "ip link del d0; ip link del br0; ip link del d1; ip link del bare; ip route flush root 10.0.0.0/8
+const UNMAKE: &str = "ip link del d0; ip link del br0; ip link del d1; ip link del bare
+    for link in tun9 wg9 ipip9 six9; do ip link del $link; done; ip route flush root 10.0.0.0/8
     ip -6 route del unreachable 2001:db8:7::/48; modprobe -r virtio_net; true";
 
 fn ip(guest: &mut Guest, arguments: &str) -> Vec<Value> {
     let text = guest.shell.ok(&format!("ip -j {arguments}"));
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("ip {arguments}: {error}: {text}"))
+}
+
+/// What SIOCGIFHWADDR makes of a hardware address of any length.
+fn six_bytes(address: &str) -> String {
+    let bytes = address.split(':').filter(|byte| !byte.is_empty()).chain(["00"; 6]);
+    bytes.take(6).collect::<Vec<_>>().join(":")
 }
 
 /// What the agent must say about the links.
@@ -51,7 +61,7 @@ fn expected(guest: &mut Guest) -> BTreeMap<String, Value> {
             "rx-bytes": rx["bytes"], "rx-packets": rx["packets"], "rx-errs": rx["errors"], "rx-dropped": rx["dropped"],
             "tx-bytes": tx["bytes"], "tx-packets": tx["packets"], "tx-errs": tx["errors"], "tx-dropped": tx["dropped"],
         });
-        let mac = link["address"].clone();
+        let mac = six_bytes(guest.shell.ok(&format!("cat /sys/class/net/{name}/address")).trim());
         interfaces.insert(name.clone(), json!({"name": name, "hardware-address": mac, "statistics": statistics}));
         for address in link["addr_info"].as_array().into_iter().flatten().filter(|address| address["local"].is_string())
         {
@@ -105,6 +115,11 @@ fn interfaces_are_what_ip_says() {
     assert_eq!(found["d0:1"]["ip-addresses"].as_array().map(Vec::len), Some(2));
     assert!(found["d0"]["statistics"]["tx-packets"].as_u64().is_some_and(|count| count >= 3), "{}", found["d0"]);
     assert!(found["bare"].get("ip-addresses").is_none() && found["bare"]["statistics"].is_object());
+    for bare in ["lo", "tun9", "wg9"] {
+        assert_eq!(found[bare]["hardware-address"], "00:00:00:00:00:00", "{bare}");
+    }
+    assert_eq!(found["ipip9"]["hardware-address"], "c0:00:02:01:00:00");
+    assert_eq!(found["six9"]["hardware-address"], "20:01:0d:b8:00:00");
     assert!(found.values().any(|interface| interface["hardware-address"] == "52:54:00:12:34:56"), "the card: {list}");
     // Links come in the kernel's order, labels behind them.
     let order: Vec<&Value> = list.as_array().expect("a list").iter().map(|interface| &interface["name"]).collect();
@@ -113,6 +128,46 @@ fn interfaces_are_what_ip_says() {
 
     check_routes(&mut guest, &agent.get("guest-network-get-route", NONE));
     guest.shell.ok(UNMAKE);
+}
+
+/// A node with containers: what the operator hides the host does not see, from the next reload on.
+#[test]
+fn interfaces_that_the_operator_hides() {
+    if shared::known_of_stock("hides nothing") {
+        return;
+    }
+    let Some(mut guest) = shared::hardware() else { return };
+    guest.shell.ok("set -e; modprobe -a veth bridge; for i in $(seq 20); do
+        ip link add veth$i type veth peer name cali$i; ip link set veth$i up; ip link set cali$i up
+        ip route add 10.42.0.$i dev cali$i; done; ip link add docker0 type bridge; ip addr add 172.17.0.1/16 dev docker0
+        printf '[network]\\nhide=veth*,cali?,cali1[0-9],docker*\\n' >/run/hide.conf");
+    by_hand::start(&mut guest, "-c /run/hide.conf");
+    let mut agent = guest.agent();
+    agent.sync(SOON);
+    let names = |list: &Value, member: &str| -> BTreeSet<String> {
+        let list = list.as_array().expect("a list");
+        list.iter().map(|entry| entry[member].as_str().expect("a name").to_owned()).collect()
+    };
+    let links: BTreeSet<String> =
+        ip(&mut guest, "link").iter().map(|link| link["ifname"].as_str().expect("a name").to_owned()).collect();
+    let is_hidden = |name: &&String| {
+        name.starts_with("veth") || name.starts_with("docker") || name.starts_with("cali") && *name != "cali20"
+    };
+    let shown: BTreeSet<String> = links.iter().filter(|name| !is_hidden(name)).cloned().collect();
+    assert!(shown.contains("lo") && shown.contains("cali20"), "{shown:?}");
+    assert_eq!(names(&agent.get("guest-network-get-interfaces", NONE), "name"), shown);
+    let routed = names(&agent.get("guest-network-get-route", NONE), "iface");
+    assert!(routed.contains("cali20") && !routed.iter().any(|name| is_hidden(&name)), "{routed:?}");
+
+    guest.shell.ok("printf '[network]\\nhide=docker0\\n' >/run/hide.conf; kill -HUP $(cat /run/hand.pid)");
+    until("the settings are read again", SOON, || {
+        let found = names(&agent.get("guest-network-get-interfaces", NONE), "name");
+        (found.len() + 1 == links.len() && !found.contains("docker0")).then_some(())
+    });
+    let routed = names(&agent.get("guest-network-get-route", NONE), "iface");
+    assert!(routed.contains("cali1") && !routed.contains("docker0"), "{routed:?}");
+    by_hand::stop(&mut guest);
+    guest.shell.ok("for i in $(seq 20); do ip link del veth$i; done; ip link del docker0; rm /run/hide.conf");
 }
 
 /// Destination, prefix, gateway, link, metric.

@@ -62,10 +62,44 @@ fn every_link_has_counters_with_or_without_an_address() {
 }
 
 #[test]
-fn the_loopback_has_an_address_of_zeros_and_a_tunnel_has_none() {
+fn a_link_without_a_hardware_address_has_zeros() {
     let list = listed(&machine(LINKS, ADDRESSES));
-    assert_eq!(named(&list, "lo").hardware_address, Some([0; 6]));
-    assert_eq!(named(&list, "tun0").hardware_address, None);
+    assert_eq!(named(&list, "lo").hardware_address, [0; 6]);
+    assert_eq!(json(&named(&list, "tun0"))["hardware-address"], "00:00:00:00:00:00");
+}
+
+/// One link, with an address of any length.
+fn link_dump(name: &str, address: &[u8]) -> Vec<u8> {
+    let mut payload = [vec![0; 4], 7_u32.to_ne_bytes().to_vec(), vec![0; 8]].concat();
+    for (kind, value) in [(nix::libc::IFLA_IFNAME, name.as_bytes()), (nix::libc::IFLA_ADDRESS, address)] {
+        if kind == nix::libc::IFLA_ADDRESS && value.is_empty() {
+            continue;
+        }
+        payload.extend(u16::try_from(value.len() + 4).expect("short").to_ne_bytes());
+        payload.extend(kind.to_ne_bytes());
+        payload.extend(value);
+        payload.resize(payload.len().next_multiple_of(4), 0);
+    }
+    let length = u32::try_from(payload.len() + 16).expect("short");
+    [&length.to_ne_bytes()[..], &16_u16.to_ne_bytes(), &[0; 10], &payload].concat()
+}
+
+/// InfiniBand has 20 bytes, an IPv6 tunnel 16, an IPv4 tunnel 4.
+#[test]
+fn of_a_long_hardware_address_the_first_six_bytes_are_told() {
+    let bytes: Vec<u8> = (0x80..0xa0).collect();
+    for (length, expected) in [
+        (20, "80:81:82:83:84:85"),
+        (16, "80:81:82:83:84:85"),
+        (8, "80:81:82:83:84:85"),
+        (6, "80:81:82:83:84:85"),
+        (4, "80:81:82:83:00:00"),
+        (1, "80:00:00:00:00:00"),
+        (0, "00:00:00:00:00:00"),
+    ] {
+        let list = json(&listed(&machine(&link_dump("ib0", &bytes[..length]), &[])));
+        assert_eq!(list[0]["hardware-address"], expected, "{length} bytes");
+    }
 }
 
 /// For a link that has two ends, the address is the one of our end.
@@ -183,7 +217,7 @@ fn no_socket_is_an_error() {
 #[test]
 fn this_machine_has_a_loopback() {
     let list = interfaces(&Host::real(), &Patterns::default(), args::Empty {}).expect("a list");
-    assert_eq!(named(&list, "lo").hardware_address, Some([0; 6]));
+    assert_eq!(named(&list, "lo").hardware_address, [0; 6]);
     assert!(named(&list, "lo").statistics.is_some());
 }
 

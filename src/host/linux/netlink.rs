@@ -26,9 +26,9 @@ pub struct Link {
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// Its address, if it is of a kind that has 6 bytes of it (Ethernet and loopback have, tunnels
-    /// and InfiniBand have not).
-    pub mac: Option<[u8; 6]>,
+    /// The first six bytes of its hardware address, zeros where it has fewer or none, as
+    /// `SIOCGIFHWADDR` gives them.
+    pub mac: [u8; 6],
     /// Its counters.
     pub statistics: Option<Statistics>,
 }
@@ -206,11 +206,11 @@ impl Link {
     /// Reads the payload of `RTM_NEWLINK`.
     fn parse(payload: &[u8]) -> Option<Link> {
         let index = u32::from_ne_bytes(*payload.get(4..)?.first_chunk()?);
-        let mut link = Link { index, name: String::new(), mac: None, statistics: None };
+        let mut link = Link { index, name: String::new(), mac: [0; 6], statistics: None };
         for (kind, value) in attributes(payload, IFINFOMSG) {
             match kind {
                 libc::IFLA_IFNAME => link.name = text(value),
-                libc::IFLA_ADDRESS => link.mac = value.try_into().ok(),
+                libc::IFLA_ADDRESS => link.mac = std::array::from_fn(|at| value.get(at).copied().unwrap_or(0)),
                 libc::IFLA_STATS64 => link.statistics = Statistics::parse(value),
                 _ => {}
             }
