@@ -10,5 +10,5 @@ fuzz_target!(|data: &[u8]| {
     let datagram = data.to_vec();
     kernel.route(move |_| Ok(vec![datagram.clone()]));
     let _ = netlink::interfaces(&kernel);
-    let _ = netlink::routes::ipv6_routes(&kernel);
+    let _ = netlink::ways::Ways::read(&kernel);
 });

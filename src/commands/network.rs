@@ -4,19 +4,20 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use serde::Serialize;
-use serde::ser::{SerializeSeq, Serializer};
+use serde::ser::Serializer;
 
-use super::{Command, Ctx};
+use super::{Command, Ctx, Stream};
 use crate::host::Host;
 use crate::host::linux::netlink::{self, Address, Link, Statistics};
 use crate::host::linux::pattern::Patterns;
-use crate::host::linux::route::{self, Tables};
+use crate::host::linux::route::{self, Route, Tables};
 use crate::protocol::args;
 use crate::protocol::error::{Error, Result};
+use crate::protocol::reply;
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::new("guest-network-get-interfaces", |cx, a| cx.call(|cx, args| interfaces(cx.host, &hidden(cx), args), a)),
-    Command::new("guest-network-get-route", |cx, a| cx.call(|cx, args| routes(cx.host, hidden(cx), args), a)),
+    Command::new("guest-network-get-route", |cx, a| cx.stream(|cx, args| routes(cx.host, hidden(cx), args), a)),
 ];
 
 /// The interfaces that the operator does not want to see (`[network] hide`).
@@ -118,27 +119,43 @@ fn mac<S: Serializer>(mac: &[u8; 6], out: S) -> std::result::Result<S::Ok, S::Er
 /// only one of the families, that is the whole reply. Routes of hidden interfaces are left out: on a
 /// machine with hundreds of containers each has one.
 fn routes(host: &Host, hidden: Patterns, _: args::Empty) -> Result<Routes> {
-    let tables = Tables::read(host).map_err(|reason| Error::os(format!("open(\"{}\")", route::IPV4), &reason))?;
-    Ok(Routes { tables, hidden })
+    let tables = Tables::open(host).map_err(|reason| Error::os(format!("open(\"{}\")", route::IPV4), &reason))?;
+    Ok(Routes { tables, hidden, before: "[" })
 }
 
-#[derive(Debug)]
+/// A router has a million of them: they are read while they are sent.
 struct Routes {
     tables: Tables,
     hidden: Patterns,
+    /// What stands before the next one.
+    before: &'static str,
 }
 
-/// The members of the two families differ.
-impl Serialize for Routes {
-    fn serialize<S: Serializer>(&self, out: S) -> std::result::Result<S::Ok, S::Error> {
-        let mut list = out.serialize_seq(None)?;
-        for route in self.tables.ipv4().filter(|route| !self.hidden.match_name(route.iface)) {
-            list.serialize_element(&route)?;
+/// Routes are sent in pieces of about this size.
+const PIECE: usize = 128 << 10;
+
+impl Stream for Routes {
+    fn next(&mut self, out: &mut Vec<u8>) -> bool {
+        let full = out.len() + PIECE;
+        let Routes { tables, hidden, before } = self;
+        while out.len() < full {
+            let more = tables.next(&mut |route: &Route<'_>| {
+                if !hidden.match_name(route.iface()) {
+                    out.extend_from_slice(before.as_bytes());
+                    reply::value(out, route);
+                    *before = ", ";
+                }
+            });
+            if !more {
+                self.cut(out);
+                return false;
+            }
         }
-        for route in self.tables.ipv6().filter(|route| !self.hidden.match_name(route.iface)) {
-            list.serialize_element(&route)?;
-        }
-        list.end()
+        true
+    }
+
+    fn cut(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(if self.before == "[" { b"[]" } else { b"]" });
     }
 }
 

@@ -33,10 +33,15 @@ const MAKE: &str = "set -ex; modprobe -a virtio_net dummy 8021q bridge; udevadm 
     ip route add unreachable 10.7.0.0/16 metric 7; ip route add blackhole 10.6.0.0/16
     ip -6 route add default via 2001:db8::fe dev d0 metric 5; ip -6 route add unreachable 2001:db8:7::/48 metric 4242
     ip -6 route add 2001:db8:9::/48 nexthop via 2001:db8::fd dev d0 nexthop via 2001:db8::fc dev d0
+    ip nexthop add id 1 via 192.0.2.251 dev d0; ip nexthop add id 2 via 203.0.113.7 dev d0.5
+    ip nexthop add id 3 group 1/2; ip route add 10.5.0.0/16 nhid 3
+    ip nexthop add id 4 via 2001:db8::fb dev d0; ip nexthop add id 5 via fe80::5 dev d0.5
+    ip nexthop add id 6 group 4/5; ip -6 route add 2001:db8:5::/48 nhid 6
+    for i in $(seq 400); do echo route add 2001:db8:a:$i::/64 via 2001:db8::f1 dev d0; done | ip -6 -batch -
     for i in 1 2 3; do bash -c 'echo hello >/dev/udp/192.0.2.9/9'; done";
 
-const UNMAKE: &str = "ip link del d0; ip link del br0; ip link del d1; ip link del bare
-    for link in tun9 wg9 ipip9 six9; do ip link del $link; done; ip route flush root 10.0.0.0/8
+const UNMAKE: &str = "ip nexthop flush; ip link del d0; ip link del br0; ip link del d1; ip link del bare
+    for link in tun9 wg9 ipip9 six9; do ip link del $link; done; modprobe -r ipip ip6_tunnel wireguard; ip route flush root 10.0.0.0/8
     ip -6 route del unreachable 2001:db8:7::/48; modprobe -r virtio_net; true";
 
 fn ip(guest: &mut Guest, arguments: &str) -> Vec<Value> {
@@ -181,15 +186,15 @@ fn split(destination: &str, whole: u32, any: &str) -> (String, u32) {
     }
 }
 
-/// The routes as `ip` says them, each with its first `hops` ways.
-fn ways(routes: &[Value], whole: u32, any: &str, nowhere: &str, hops: usize) -> Vec<Route> {
+/// The routes as `ip` says them, each with all its ways.
+fn ways(routes: &[Value], whole: u32, any: &str, nowhere: &str) -> Vec<Route> {
     let mut ways = Vec::new();
     for route in routes {
         let (network, prefix) = split(route["dst"].as_str().expect("a destination"), whole, any);
         let metric = route["metric"].as_u64().unwrap_or(0);
         let refuses = matches!(route["type"].as_str(), Some("unreachable" | "blackhole"));
         let single = [route.clone()];
-        for hop in route["nexthops"].as_array().map_or(&single[..], Vec::as_slice).iter().take(hops) {
+        for hop in route["nexthops"].as_array().map_or(&single[..], Vec::as_slice) {
             let gateway = hop["gateway"].as_str().unwrap_or(any).to_owned();
             let link = if refuses { nowhere } else { hop["dev"].as_str().expect("a link") };
             ways.push((network.clone(), prefix, gateway, link.to_owned(), metric));
@@ -217,8 +222,9 @@ fn check_routes(guest: &mut Guest, list: &Value) {
         })
         .collect();
     found.sort();
-    // As upstream, and as /proc/net/route has it: of several ways the first.
-    assert_eq!(found, ways(&ip(guest, "-4 route show table main"), 32, "0.0.0.0", "*", 1));
+    // /proc/net/route and upstream have the first way only.
+    assert_eq!(found, ways(&ip(guest, "-4 route show table main"), 32, "0.0.0.0", "*"));
+    assert_eq!(found.iter().filter(|route| route.0 == "10.8.0.0" || route.0 == "10.5.0.0").count(), 4);
     // What the file calls MTU is made of the segment size.
     let mtu = routes(4).find(|route| route["destination"] == "10.9.0.0").expect("listed");
     assert_eq!(mtu["mtu"], 1400 + 40, "{mtu}");
@@ -236,5 +242,37 @@ fn check_routes(guest: &mut Guest, list: &Value) {
     let mut expected = ip(guest, "-6 route show table main");
     expected.extend(ip(guest, "-6 route show table local type local"));
     expected.extend(ip(guest, "-6 route show table local type anycast"));
-    assert_eq!(found, ways(&expected, 128, &Ipv6Addr::UNSPECIFIED.to_string(), "lo", usize::MAX));
+    assert_eq!(found, ways(&expected, 128, &Ipv6Addr::UNSPECIFIED.to_string(), "lo"));
+    assert_eq!(found.iter().filter(|route| route.0 == "2001:db8:5::").count(), 2, "the ways of a group");
+
+    // Hundreds of them have all that the table has, in its order.
+    let table = guest.shell.ok("cat /proc/net/ipv6_route");
+    let rows: Vec<[u32; 5]> = table
+        .lines()
+        .map(|line| {
+            let hex = |at: usize| {
+                let word = line.split_ascii_whitespace().nth(at).expect("a column");
+                u32::from_str_radix(word, 16).expect("a number")
+            };
+            [hex(1), hex(5), hex(6), hex(7), hex(8)]
+        })
+        .collect();
+    assert!(rows.len() > 400, "{table}");
+    let number = |route: &Value, member: &str| {
+        let value = route[member].as_u64().unwrap_or_else(|| panic!("{member} of {route}"));
+        u32::try_from(value).expect("32 bits")
+    };
+    let mut ours: Vec<[u32; 5]> = routes(6)
+        .filter(|route| route["destination"] != "2001:db8:5::" || route["iface"] == "d0")
+        .map(|route| {
+            let prefix = text(route, "desprefixlen").parse().expect("a length as text");
+            [prefix, number(route, "metric"), number(route, "refcnt"), number(route, "use"), number(route, "flags")]
+        })
+        .collect();
+    assert_eq!(ours.len(), rows.len());
+    // References come and go with packets.
+    for (ours, row) in ours.iter_mut().zip(&rows).filter(|(ours, row)| ours[2] != row[2]) {
+        ours[2] = row[2];
+    }
+    assert_eq!(ours, rows);
 }

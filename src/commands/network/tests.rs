@@ -13,7 +13,6 @@ const LINKS: &[u8] = include_bytes!("../../../tests/fixtures/network/links.bin")
 const ADDRESSES: &[u8] = include_bytes!("../../../tests/fixtures/network/addresses.bin");
 const IPV4: &str = include_str!("../../../tests/fixtures/network/route");
 const IPV6: &str = include_str!("../../../tests/fixtures/network/ipv6_route");
-const IPV6_DUMP: &[u8] = include_bytes!("../../../tests/fixtures/network/ipv6_routes.bin");
 const INTERFACES_REPLY: &str = include_str!("../../../tests/fixtures/network/interfaces.json");
 const ROUTES_REPLY: &str = include_str!("../../../tests/fixtures/network/routes.json");
 
@@ -133,7 +132,7 @@ fn hidden_interfaces_are_not_listed_nor_are_their_labels_and_routes() {
         assert!(names.iter().eq(all.iter().filter(|name| !gone(name))), "{hide:?}: {names:?} of {all:?}");
     }
     let tables = with_tables(Some(IPV4), Some(IPV6));
-    let list = json(&routes(&tables.host(), patterns(&["lo", "tu[mn]0"]), args::Empty {}).expect("a list"));
+    let list = routes_of(&tables, patterns(&["lo", "tu[mn]0"])).expect("a list");
     let mut expected = golden(ROUTES_REPLY);
     expected.as_array_mut().expect("a list").retain(|route| route["iface"] != "lo" && route["iface"] != "tun0");
     assert_eq!(list, expected);
@@ -231,8 +230,16 @@ fn with_tables(ipv4: Option<&str>, ipv6: Option<&str>) -> Machine {
     machine
 }
 
+/// The reply, put together from its pieces.
+fn routes_of(machine: &Machine, hidden: Patterns) -> Result<Value> {
+    let mut routes = routes(&machine.host(), hidden, args::Empty {})?;
+    let mut text = Vec::new();
+    while routes.next(&mut text) {}
+    Ok(serde_json::from_slice(&text).expect("JSON"))
+}
+
 fn route_list(ipv4: Option<&str>, ipv6: Option<&str>) -> Result<Value> {
-    routes(&with_tables(ipv4, ipv6).host(), Patterns::default(), args::Empty {}).map(|list| json(&list))
+    routes_of(&with_tables(ipv4, ipv6), Patterns::default())
 }
 
 #[test]
@@ -282,31 +289,198 @@ fn a_line_that_makes_no_sense_is_left_out() {
     assert_eq!(list.as_array().expect("a list").len(), IPV4.lines().count());
 }
 
-/// A table that is too long to be read as text, of which nothing but the length matters.
-fn long_table() -> String {
-    "0\n".repeat(10_000)
-}
-
-/// All that the dump has is the same as in the text; what it has not is left out.
+/// All members of all of them, although a dump would be had at a fraction of the cost.
 #[test]
-fn a_long_ipv6_table_is_dumped() {
-    let machine = with_tables(None, Some(&long_table()));
-    machine.kernel.route(|request| Ok(vec![if request[4] == RTM_GETLINK { LINKS.into() } else { IPV6_DUMP.into() }]));
-    let mut expected = route_list(None, Some(IPV6)).expect("a list");
-    let expected = expected.as_array_mut().expect("a list");
-    expected.retain(|route| route["metric"] != u32::MAX);
-    for route in expected.iter_mut() {
-        route.as_object_mut().expect("a route").remove("refcnt");
+fn ipv6_routes_by_the_hundred_have_all_their_members() {
+    let one = route_list(None, Some(IPV6)).expect("a list");
+    for times in [4, 40, 400] {
+        let machine = with_tables(None, Some(&IPV6.repeat(times)));
+        machine.kernel.route(|_| Ok(vec![DONE.to_vec()]));
+        let list = routes_of(&machine, Patterns::default()).expect("a list");
+        let list = list.as_array().expect("a list");
+        let each: Vec<&Value> = std::iter::repeat_n(one.as_array().expect("a list"), times).flatten().collect();
+        assert!(list.iter().eq(each), "{times} times");
+        assert!(list.iter().any(|route| route["destination"] == "::" && route["iface"] == "lo"));
     }
-    let routes = json(&routes(&machine.host(), Patterns::default(), args::Empty {}).expect("a list"));
-    assert_eq!(routes.as_array(), Some(&*expected));
+}
+
+/// More than any other file of `/proc` may have; and the pieces stay small.
+#[test]
+fn no_number_of_routes_is_too_large() {
+    const COUNT: usize = 130_000;
+    let line = IPV6.lines().next().expect("a line");
+    let machine = with_tables(None, Some(&format!("{line}\n").repeat(COUNT)));
+    let mut routes = routes(&machine.host(), Patterns::default(), args::Empty {}).expect("a list");
+    let (mut found, mut more) = (0, true);
+    while more {
+        let mut piece = Vec::new();
+        more = routes.next(&mut piece);
+        assert!(piece.len() < PIECE + 1024, "{}", piece.len());
+        found += memchr::memmem::find_iter(&piece, b"\"refcnt\"").count();
+    }
+    assert_eq!(found, COUNT);
 }
 
 #[test]
-fn a_long_ipv6_table_is_read_where_no_dump_can_be_had() {
-    let line = IPV6.lines().next().expect("a line");
-    let table = format!("{line}\n").repeat(500);
-    assert_eq!(route_list(None, Some(&table)).expect("a list").as_array().map(Vec::len), Some(500));
+fn a_list_that_is_cut_is_a_list() {
+    let machine = with_tables(None, Some(&IPV6.repeat(400)));
+    let mut routes = routes(&machine.host(), Patterns::default(), args::Empty {}).expect("a list");
+    let mut text = Vec::new();
+    assert!(routes.next(&mut text));
+    routes.cut(&mut text);
+    assert!(serde_json::from_slice::<Vec<Value>>(&text).is_ok_and(|list| list.len() > 100));
+}
+
+/// The end of a dump.
+const DONE: &[u8] = &[20, 0, 0, 0, 3, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+const RTM_NEWROUTE: u16 = 24;
+const RTM_GETROUTE: u8 = 26;
+const RTM_GETNEXTHOP: u8 = 106;
+const AF_INET: u8 = 2;
+
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(value.len() + 4).expect("short");
+    let mut attribute = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
+    attribute.resize(attribute.len().next_multiple_of(4), 0);
+    attribute
+}
+
+fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len() + 16).expect("short");
+    [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0; 10], payload].concat()
+}
+
+fn octets(ip: &str) -> Vec<u8> {
+    match ip.parse().expect("an address") {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+/// `RTM_NEWROUTE` of a route in the main table with these ways, by number of the link and gateway.
+fn several(to: &str, bits: u8, metric: u32, by_object: bool, ways: &[(u32, &str)]) -> Vec<u8> {
+    let family = if to.contains(':') { 10 } else { AF_INET };
+    let mut payload = vec![family, bits, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0];
+    payload.extend(attribute(nix::libc::RTA_DST, &octets(to)));
+    payload.extend(attribute(nix::libc::RTA_PRIORITY, &metric.to_ne_bytes()));
+    if by_object {
+        payload.extend(attribute(30, &7_u32.to_ne_bytes()));
+    }
+    let mut list = Vec::new();
+    for (link, gateway) in ways {
+        let gateway = attribute(nix::libc::RTA_GATEWAY, &octets(gateway));
+        list.extend(u16::try_from(gateway.len() + 8).expect("short").to_ne_bytes());
+        list.extend([0, 0]);
+        list.extend(link.to_ne_bytes());
+        list.extend(gateway);
+    }
+    payload.extend(attribute(nix::libc::RTA_MULTIPATH, &list));
+    message(RTM_NEWROUTE, &payload)
+}
+
+/// Links 2 and 3 of the recorded machine are veth1 and veth0.
+fn with_ways(machine: &Machine, ipv4: &[Vec<u8>], ipv6: &[Vec<u8>], has_groups: bool) {
+    let (ipv4, ipv6) = (ipv4.concat(), ipv6.concat());
+    machine.kernel.route(move |request| {
+        let answer = match (request[4], request[16]) {
+            (RTM_GETLINK, _) => return Ok(vec![LINKS.to_vec()]),
+            (RTM_GETROUTE, AF_INET) => ipv4.clone(),
+            (RTM_GETROUTE, _) => ipv6.clone(),
+            (RTM_GETNEXTHOP, _) if has_groups => message(104, &[&[0; 8][..], &attribute(2, &[0; 16])].concat()),
+            _ => Vec::new(),
+        };
+        Ok(vec![[&answer, DONE].concat()])
+    });
+}
+
+const HEADING: &str = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n";
+
+/// The table shows the first way only.
+#[test]
+fn every_way_of_an_ipv4_multipath_route_is_listed() {
+    let number = |ip: &str| format!("{:08X}", u32::from_ne_bytes(octets(ip).try_into().expect("four")));
+    let line = |iface: &str, to: &str, gateway: &str, metric: u32, mask: &str, mtu: u32| {
+        let (to, gateway, mask) = (number(to), number(gateway), number(mask));
+        format!("{iface}\t{to}\t{gateway}\t0003\t0\t0\t{metric}\t{mask}\t{mtu}\t0\t0\n")
+    };
+    let table = [
+        HEADING.to_owned(),
+        line("veth0", "10.8.0.0", "192.0.2.1", 0, "255.255.0.0", 1440),
+        line("veth0", "10.8.0.0", "192.0.2.1", 9, "255.255.0.0", 0),
+        line("veth0", "10.8.0.0", "192.0.2.7", 0, "255.255.255.0", 0),
+        line("veth1", "10.9.0.0", "192.0.2.1", 0, "255.255.0.0", 0),
+    ]
+    .concat();
+    let machine = with_tables(Some(&table), None);
+    let dump = [
+        several("10.8.0.0", 16, 0, false, &[(3, "192.0.2.1"), (2, "192.0.2.2"), (3, "0.0.0.0")]),
+        // Another metric, another mask, and one that the table does not have.
+        several("10.8.0.0", 16, 9, true, &[(3, "192.0.2.1"), (2, "192.0.2.3")]),
+        several("10.8.0.0", 16, 8, false, &[(3, "192.0.2.1"), (2, "192.0.2.4")]),
+    ];
+    with_ways(&machine, &dump, &[], false);
+    let list = routes_of(&machine, Patterns::default()).expect("a list");
+    let ways: Vec<_> = list
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|route| {
+            let text = |member: &str| route[member].as_str().expect("a text").to_owned();
+            let number = |member: &str| route[member].as_u64().expect("a number");
+            (
+                text("destination"),
+                text("mask"),
+                text("gateway"),
+                text("iface"),
+                number("metric"),
+                number("flags"),
+                number("mtu"),
+            )
+        })
+        .collect();
+    let way = |to: &str, mask: &str, gateway: &str, iface: &str, metric, flags, mtu| {
+        (to.to_owned(), mask.to_owned(), gateway.to_owned(), iface.to_owned(), metric, flags, mtu)
+    };
+    let expected = [
+        way("10.8.0.0", "255.255.0.0", "192.0.2.1", "veth0", 0, 3, 1440),
+        way("10.8.0.0", "255.255.0.0", "192.0.2.2", "veth1", 0, 3, 1440),
+        way("10.8.0.0", "255.255.0.0", "0.0.0.0", "veth0", 0, 1, 1440),
+        way("10.8.0.0", "255.255.0.0", "192.0.2.1", "veth0", 9, 3, 0),
+        way("10.8.0.0", "255.255.0.0", "192.0.2.3", "veth1", 9, 3, 0),
+        way("10.8.0.0", "255.255.255.0", "192.0.2.7", "veth0", 0, 3, 0),
+        way("10.9.0.0", "255.255.0.0", "192.0.2.1", "veth1", 0, 3, 0),
+    ];
+    assert_eq!(ways, expected);
+    let shown = routes_of(&machine, patterns(&["veth1"])).expect("a list");
+    assert_eq!(shown.as_array().map(Vec::len), Some(4), "hidden ways are hidden");
+}
+
+/// By several next hops of its own, an IPv6 route is in the table several times; by a group, once.
+#[test]
+fn every_way_of_an_ipv6_route_by_a_group_is_listed() {
+    let line = |to: &str, gateway: &str, iface: &str| {
+        let hex = |ip: &str| octets(ip).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let (to, gateway, nowhere) = (hex(to), hex(gateway), hex("::"));
+        format!("{to} 30 {nowhere} 00 {gateway} 00000400 00000001 00000000 00000003 {iface:>8}\n")
+    };
+    let table = [
+        line("2001:db8:5::", "2001:db8::1", "veth0"),
+        line("2001:db8:6::", "2001:db8::1", "veth0"),
+        line("2001:db8:6::", "2001:db8::2", "veth1"),
+    ];
+    let machine = with_tables(None, Some(&table.concat()));
+    let ways = [(3, "2001:db8::1"), (2, "2001:db8::2")];
+    let dump = [several("2001:db8:5::", 48, 1024, true, &ways), several("2001:db8:6::", 48, 1024, false, &ways)];
+    for (has_groups, expected) in [(true, 4), (false, 3)] {
+        with_ways(&machine, &[], &dump, has_groups);
+        let list = routes_of(&machine, Patterns::default()).expect("a list");
+        let list = list.as_array().expect("a list");
+        assert_eq!(list.len(), expected, "{list:?}");
+        let second = list.iter().filter(|route| route["nexthop"] == "2001:db8::2" && route["iface"] == "veth1");
+        assert_eq!(second.count(), expected - 2);
+        assert!(list.iter().all(|route| route["refcnt"] == 1 && route["metric"] == 1024 && route["flags"] == 3));
+    }
 }
 
 proptest! {
@@ -326,15 +500,20 @@ proptest! {
     }
 
     #[test]
-    fn damaged_dumps_of_routes_are_read_as_far_as_they_go(
-        at in 0..IPV6_DUMP.len(), byte: u8, end in 0..=IPV6_DUMP.len(),
-    ) {
-        let machine = with_tables(None, Some(&long_table()));
-        let mut dump = IPV6_DUMP.to_vec();
-        dump[at] = byte;
-        dump.truncate(end);
-        machine.kernel.route(move |request| Ok(vec![if request[4] == RTM_GETLINK { LINKS.into() } else { dump.clone() }]));
-        let _ = routes(&machine.host(), Patterns::default(), args::Empty {}).map(|routes| json(&routes));
+    fn damaged_dumps_of_routes_are_read_as_far_as_they_go(at in 0..1000_usize, byte: u8, end in 0..=1000_usize) {
+        let machine = with_tables(Some(IPV4), Some(IPV6));
+        let damaged = |dump: Vec<u8>| {
+            let mut dump = dump.clone();
+            let length = dump.len();
+            dump[at % length] = byte;
+            dump.truncate(end % (length + 1));
+            dump
+        };
+        let ipv4 = damaged(several("0.0.0.0", 0, 0, false, &[(3, "192.0.2.1"), (2, "192.0.2.2")]));
+        let ipv6 = damaged(several("::", 0, 1024, true, &[(3, "2001:db8::1"), (2, "2001:db8::2")]));
+        with_ways(&machine, &[ipv4], &[ipv6], true);
+        let count = routes_of(&machine, Patterns::default()).expect("a list").as_array().map(Vec::len);
+        prop_assert!(count >= golden(ROUTES_REPLY).as_array().map(Vec::len));
     }
 
     #[test]
@@ -347,8 +526,7 @@ proptest! {
         let machine = with_tables(Some(""), None);
         machine.file(route::IPV4, &noise);
         machine.file(route::IPV6, &noise);
-        let answered = routes(&machine.host(), Patterns::default(), args::Empty {}).map(|routes| json(&routes)).is_ok();
-        prop_assert!(answered);
+        prop_assert!(routes_of(&machine, Patterns::default()).is_ok());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Links, addresses and IPv6 routes, from dumps of the kernel's route socket (netlink(7), rtnetlink(7)).
+//! Links, addresses and the ways of routes, from dumps of the kernel's route socket (netlink(7), rtnetlink(7)).
 //!
 //! One dump lists all links with their 64-bit counters, one all addresses, so the cost is linear in
 //! their number. Only the attributes that are wanted are looked at: what a newer kernel adds can
@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::host::Kernel;
 
-pub mod routes;
+pub mod ways;
 
 /// A dump that changes interrupt is repeated this often; then what came last has to do.
 const ATTEMPTS: usize = 8;

@@ -2,19 +2,18 @@
 //!
 //! These tables and not a netlink dump, because the dump has no source for the reference counts of
 //! IPv6 routes, for the flags that tell where an IPv6 route came from (RTF_ADDRCONF, RTF_DEFAULT,
-//! RTF_PREFIX_RT...) and for the kernel's entry that refuses what no route leads to.
-//!
-//! But the kernel walks the IPv6 table from its beginning for each page that is read. Where it has
-//! more than a hundred routes, a dump takes its place and these things are left out.
+//! RTF_PREFIX_RT...) and for the kernel's entry that refuses what no route leads to. Only what the
+//! tables leave out, the second way and further ones of a route, comes from a dump.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, Read};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::io::{self, BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use nix::libc::RTF_GATEWAY;
 use serde::{Serialize, Serializer};
 
-use super::netlink::routes::{Ipv6Hop, ipv6_routes};
+use super::netlink::ways::{Key, Way, Ways};
 use crate::host::Host;
 
 /// The IPv4 routes of the main table.
@@ -22,9 +21,6 @@ pub const IPV4: &str = "/proc/net/route";
 
 /// The IPv6 routes of all tables.
 pub const IPV6: &str = "/proc/net/ipv6_route";
-
-/// A longer IPv6 table is not read but dumped. A route is 150 bytes.
-const IPV6_TEXT: u64 = 16 << 10;
 
 /// A line of [`IPV4`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -76,9 +72,8 @@ pub struct Ipv6Route<'t> {
     pub next_hop: Ipv6Addr,
     /// The lowest wins.
     pub metric: u32,
-    /// References to the route in the kernel, if known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub refcnt: Option<u32>,
+    /// References to the route in the kernel.
+    pub refcnt: u32,
     /// Always 0 on recent kernels.
     #[serde(rename = "use")]
     pub used: u32,
@@ -88,68 +83,119 @@ pub struct Ipv6Route<'t> {
     pub version: u8,
 }
 
-/// The routes as the kernel gives them: thousands are read while they are written to the reply.
-#[derive(Debug)]
-pub struct Tables {
-    ipv4: String,
-    ipv6: Ipv6Table,
+/// A route of either family; the members differ.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Route<'t> {
+    /// Of [`IPV4`].
+    Ipv4(Ipv4Route<'t>),
+    /// Of [`IPV6`].
+    Ipv6(Ipv6Route<'t>),
 }
 
-#[derive(Debug)]
-enum Ipv6Table {
-    Text(String),
-    Dump { links: HashMap<u32, String>, hops: Vec<Ipv6Hop> },
+/// The tables, read line by line: there may be a million.
+pub(crate) struct Tables {
+    ipv4: Option<Lines>,
+    ipv6: Option<Lines>,
+    ways: Ways,
 }
 
 impl Tables {
-    /// Reads the tables. A kernel without one of the families, or started with `ipv6.disable=1`, has
+    /// Opens the tables. A kernel without one of the families, or started with `ipv6.disable=1`, has
     /// no routes of it.
     ///
     /// # Errors
     /// There is none of the tables.
-    pub fn read(host: &Host) -> io::Result<Tables> {
-        match (host.read_text(IPV4), Ipv6Table::read(host)) {
-            (Err(reason), Err(_)) => Err(reason),
-            (ipv4, ipv6) => Ok(Tables {
-                ipv4: ipv4.unwrap_or_default(),
-                ipv6: ipv6.unwrap_or_else(|_| Ipv6Table::Text(String::new())),
-            }),
-        }
-    }
-
-    /// The IPv4 routes.
-    pub fn ipv4(&self) -> impl Iterator<Item = Ipv4Route<'_>> {
-        self.ipv4.lines().skip(1).filter_map(Ipv4Route::parse)
-    }
-
-    /// The IPv6 routes.
-    pub fn ipv6(&self) -> impl Iterator<Item = Ipv6Route<'_>> {
-        let (text, dump) = match &self.ipv6 {
-            Ipv6Table::Text(text) => (Some(text), None),
-            Ipv6Table::Dump { links, hops } => (None, Some((links, hops))),
+    pub(crate) fn open(host: &Host) -> io::Result<Tables> {
+        let (ipv4, ipv6) = match (Lines::open(host, IPV4), Lines::open(host, IPV6)) {
+            (Err(reason), Err(_)) => return Err(reason),
+            (ipv4, ipv6) => (ipv4.ok(), ipv6.ok()),
         };
-        let dumped = dump.into_iter().flat_map(|(links, hops)| {
-            hops.iter().filter_map(|hop| Some(Ipv6Route::dumped(hop, links.get(&hop.link)?)))
+        let ways = Ways::read(host.kernel()).unwrap_or_else(|reason| {
+            tracing::warn!("of routes with several ways the first only is listed: {reason}");
+            Ways::default()
         });
-        text.into_iter().flat_map(|text| text.lines()).filter_map(Ipv6Route::parse).chain(dumped)
+        Ok(Tables { ipv4, ipv6, ways })
+    }
+
+    /// Hands over the next route, once for each of its ways; false when there is none.
+    pub(crate) fn next(&mut self, found: &mut dyn FnMut(&Route<'_>)) -> bool {
+        if let Some(lines) = &mut self.ipv4 {
+            if let Some(line) = lines.next() {
+                // The heading is not a route either.
+                if let Some(route) = Ipv4Route::parse(&line) {
+                    found(&Route::Ipv4(route.clone()));
+                    if !self.ways.is_empty() {
+                        let others = self.ways.others(&route.key(), &route.way());
+                        others.iter().filter_map(|way| route.by(way)).for_each(|route| found(&Route::Ipv4(route)));
+                    }
+                }
+                return true;
+            }
+            self.ipv4 = None;
+        }
+        let Some(line) = self.ipv6.as_mut().and_then(Lines::next) else { return false };
+        if let Some(route) = Ipv6Route::parse(&line) {
+            found(&Route::Ipv6(route.clone()));
+            if !self.ways.is_empty() {
+                let others = self.ways.others(&route.key(), &route.way());
+                others.iter().filter_map(|way| route.by(way)).for_each(|route| found(&Route::Ipv6(route)));
+            }
+        }
+        true
     }
 }
 
-impl Ipv6Table {
-    fn read(host: &Host) -> io::Result<Ipv6Table> {
-        let mut start = Vec::new();
-        File::open(host.path(IPV6))?.take(IPV6_TEXT + 1).read_to_end(&mut start)?;
-        if start.len() as u64 <= IPV6_TEXT {
-            return Ok(Ipv6Table::Text(String::from_utf8_lossy(&start).into_owned()));
+impl Route<'_> {
+    /// The interface.
+    pub(crate) fn iface(&self) -> &str {
+        match self {
+            Route::Ipv4(route) => route.iface,
+            Route::Ipv6(route) => route.iface,
         }
-        match ipv6_routes(host.kernel()) {
-            Ok((links, hops)) => Ok(Ipv6Table::Dump { links, hops }),
-            Err(_) => host.read_text(IPV6).map(Ipv6Table::Text),
-        }
+    }
+}
+
+/// The lines of a file.
+struct Lines {
+    file: BufReader<File>,
+    line: Vec<u8>,
+}
+
+impl Lines {
+    fn open(host: &Host, path: &str) -> io::Result<Lines> {
+        Ok(Lines { file: BufReader::new(File::open(host.path(path))?), line: Vec::new() })
+    }
+
+    /// The next line; a table that cannot be read further ends there.
+    fn next(&mut self) -> Option<Cow<'_, str>> {
+        self.line.clear();
+        let length = self.file.read_until(b'\n', &mut self.line).ok()?;
+        (length > 0).then(|| String::from_utf8_lossy(&self.line))
     }
 }
 
 impl<'t> Ipv4Route<'t> {
+    fn key(&self) -> Key {
+        let nowhere = Ipv4Addr::UNSPECIFIED.into();
+        let bits = u32::from(self.mask).leading_ones();
+        Key { to: (self.destination.into(), bits), from: (nowhere, 0), metric: self.metric }
+    }
+
+    fn way(&self) -> Way {
+        Way { iface: self.iface.to_owned(), gateway: self.gateway.into() }
+    }
+
+    /// The same route by another way.
+    fn by<'w>(&self, way: &'w Way) -> Option<Ipv4Route<'w>>
+    where
+        't: 'w,
+    {
+        let IpAddr::V4(gateway) = way.gateway else { return None };
+        let flags = with_gateway(self.flags, !gateway.is_unspecified());
+        Some(Ipv4Route { iface: &way.iface, gateway, flags, ..self.clone() })
+    }
+
     /// Reads a line; `None` when it is none.
     fn parse(line: &'t str) -> Option<Ipv4Route<'t>> {
         let mut words = line.split_ascii_whitespace();
@@ -172,20 +218,26 @@ impl<'t> Ipv4Route<'t> {
 }
 
 impl<'t> Ipv6Route<'t> {
-    fn dumped(hop: &Ipv6Hop, iface: &'t str) -> Ipv6Route<'t> {
-        Ipv6Route {
-            iface,
-            destination: hop.destination,
-            destination_prefix: hop.destination_prefix,
-            source: hop.source,
-            source_prefix: hop.source_prefix,
-            next_hop: hop.next_hop,
-            metric: hop.metric,
-            refcnt: None,
-            used: 0,
-            flags: hop.flags,
-            version: 6,
+    fn key(&self) -> Key {
+        Key {
+            to: (self.destination.into(), self.destination_prefix.into()),
+            from: (self.source.into(), self.source_prefix.into()),
+            metric: self.metric,
         }
+    }
+
+    fn way(&self) -> Way {
+        Way { iface: self.iface.to_owned(), gateway: self.next_hop.into() }
+    }
+
+    /// The same route by another way.
+    fn by<'w>(&self, way: &'w Way) -> Option<Ipv6Route<'w>>
+    where
+        't: 'w,
+    {
+        let IpAddr::V6(next_hop) = way.gateway else { return None };
+        let flags = with_gateway(self.flags, !next_hop.is_unspecified());
+        Some(Ipv6Route { iface: &way.iface, next_hop, flags, ..self.clone() })
     }
 
     /// Reads a line; `None` when it is none.
@@ -199,13 +251,18 @@ impl<'t> Ipv6Route<'t> {
             source_prefix: prefix(next()?)?,
             next_hop: groups(next()?)?,
             metric: hex(next()?)?,
-            refcnt: Some(hex(next()?)?),
+            refcnt: hex(next()?)?,
             used: hex(next()?)?,
             flags: hex(next()?)?,
             iface: next()?,
             version: 6,
         })
     }
+}
+
+fn with_gateway(flags: u32, has_gateway: bool) -> u32 {
+    let gateway = u32::from(RTF_GATEWAY);
+    if has_gateway { flags | gateway } else { flags & !gateway }
 }
 
 /// The schema has prefix lengths of routes as strings.
