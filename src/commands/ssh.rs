@@ -67,25 +67,36 @@ fn act(user: &str, action: Action) -> Result<Vec<String>> {
     worker::run(user, action).map_err(Error::new)
 }
 
-/// A key is one line that sshd reads as one.
+/// A key is one line that sshd reads as one, without what was behind it in a file: a line end, and
+/// blanks.
 ///
 /// Behind the last one there may be empty ones: `virsh set-user-sshkeys` makes one of the newline
 /// at the end of its file.
 fn checked(keys: &[&str]) -> Result<Vec<String>> {
-    let last = keys.iter().rposition(|key| !key.is_empty());
-    let keys = last.map_or(keys, |last| &keys[..=last]);
-    let is_key = |key: &str| {
-        let text = key.trim();
-        !text.is_empty() && !text.starts_with('#') && !key.contains(['\n', '\r', '\0'])
+    let lines: Vec<&str> = keys.iter().map(|key| without_end(key)).collect();
+    let last = lines.iter().rposition(|line| !line.is_empty());
+    let count = last.map_or(keys.len(), |last| last + 1);
+    let is_key = |line: &str| {
+        let text = line.trim_start();
+        !text.is_empty() && !text.starts_with('#') && !line.contains(['\n', '\r', '\0'])
     };
-    match keys.iter().find(|key| !is_key(key)) {
-        Some(key) => Err(Error::new(format!("invalid OpenSSH public key: '{}'", echo(key)))),
-        None => Ok(keys.iter().map(|key| (*key).to_owned()).collect()),
+    match lines[..count].iter().position(|line| !is_key(line)) {
+        Some(bad) => Err(Error::new(format!("invalid OpenSSH public key: '{}'", echo(keys[bad])))),
+        None => Ok(lines[..count].iter().map(|&line| line.to_owned()).collect()),
     }
+}
+
+/// Takes one line end off (LF, CR LF, CR), and blanks around it.
+fn without_end(key: &str) -> &str {
+    let blanks = [' ', '\t'];
+    let line = key.trim_end_matches(blanks);
+    let line = line.strip_suffix('\n').unwrap_or(line);
+    line.strip_suffix('\r').unwrap_or(line).trim_end_matches(blanks)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use crate::commands::testing::{self, call};
@@ -94,7 +105,7 @@ mod tests {
     #[test]
     fn bad_keys_are_refused_before_anything_is_done() {
         let agent = testing::agent(Host::real(), testing::config());
-        for key in [" ", "#x", " # x", "a\nb", "a\r", "a\0b"] {
+        for key in ["#x", " # x", "a\nb", "a\n\n", "a\rb", "a\0b", "a\0", "#x\r\n"] {
             for command in ["guest-ssh-add-authorized-keys", "guest-ssh-remove-authorized-keys"] {
                 let args = json!({"username": "nosuchuser-zz", "keys": ["ssh-rsa AAAA", key]});
                 let expected = format!("invalid OpenSSH public key: '{key}'");
@@ -105,6 +116,34 @@ mod tests {
             let args = json!({"username": "nosuchuser-zz", "keys": keys});
             let error = call(&agent, "guest-ssh-add-authorized-keys", args);
             assert_eq!(error, Err("invalid OpenSSH public key: ''".to_owned()), "{keys:?}");
+        }
+    }
+
+    /// As clients send them that read a file line by line, or one that Windows wrote.
+    #[test]
+    fn keys_with_their_line_ends_are_taken_without() {
+        let keys = ["ssh-rsa AAAA a\r", "ssh-rsa BBBB b\r", ""];
+        assert_eq!(super::checked(&keys), Ok(vec!["ssh-rsa AAAA a".into(), "ssh-rsa BBBB b".into()]));
+        assert_eq!(super::checked(&["ssh-rsa AAAA a\n"]), Ok(vec!["ssh-rsa AAAA a".into()]));
+        assert!(super::checked(&["ssh-rsa AAAA \t\r\n \n"]).is_err(), "two lines");
+        assert!(super::checked(&["ssh-rsa AAAA", "\n", "ssh-rsa BBBB"]).is_err(), "an empty line");
+        assert_eq!(super::checked(&["ssh-rsa AAAA", "\r\n"]), Ok(vec!["ssh-rsa AAAA".into()]), "the last one");
+    }
+
+    proptest! {
+        #[test]
+        fn line_ends_and_blanks_make_no_other_keys(
+            list in prop::collection::vec(("[!-~]([ -~]{0,40}[!-~])?", "[ \t]{0,3}", "(\n|\r\n|\r)?", "[ \t]{0,3}"), 0..8),
+            empty in 0..3_usize,
+        ) {
+            let list: Vec<_> = list.into_iter().filter(|(key, ..)| !key.starts_with('#')).collect();
+            let plain: Vec<String> = list.iter().map(|(key, ..)| key.clone()).collect();
+            let mut sent: Vec<String> = list.into_iter().map(|(key, a, end, b)| key + &a + &end + &b).collect();
+            if !sent.is_empty() {
+                sent.extend(vec![String::new(); empty]);
+            }
+            let sent: Vec<&str> = sent.iter().map(String::as_str).collect();
+            prop_assert_eq!(super::checked(&sent), Ok(plain));
         }
     }
 

@@ -15,16 +15,18 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2, renameat};
+use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use self::actor::{Actor, CHANGE, LIST, READ};
+use self::home::Home;
 use super::selinux;
 use crate::protocol::error::os_reason;
 
 mod actor;
+mod home;
 pub mod worker;
 
 const DIR: &str = ".ssh";
@@ -132,25 +134,17 @@ impl KeyFile<'_> {
 
     /// The directory and the file in it.
     fn open(&self) -> io::Result<(OwnedFd, File)> {
-        let home = self.open_home()?;
-        let dir = inside(&home, DIR, OFlag::O_DIRECTORY | OFlag::O_RDONLY)?;
+        let home = Home::open(self.home)?;
+        let dir = home.inside(DIR, OFlag::O_DIRECTORY | OFlag::O_RDONLY)?;
         self.actor.may(&dir, LIST)?;
         // A FIFO or a device must not hold us up.
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let file = match inside(&home, &format!("{DIR}/{FILE}"), flags) {
-            Err(error) if is_unsupported(&error) => inside(&dir, FILE, flags)?,
-            file => file?,
-        };
-        let file = File::from(file);
+        let file = File::from(home.inside(&format!("{DIR}/{FILE}"), flags)?);
         if !file.metadata()?.is_file() {
             return Err(io::Error::other("Not a regular file"));
         }
         self.actor.may(&file, READ)?;
         Ok((dir, file))
-    }
-
-    fn open_home(&self) -> io::Result<OwnedFd> {
-        Ok(open(self.home, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
     }
 
     fn write(&self, old: Option<&[u8]>, text: &[u8]) -> Result<(), String> {
@@ -176,8 +170,8 @@ impl KeyFile<'_> {
         let path = self.home.join(DIR);
         let failed =
             |what: &str, e: io::Error| format!("failed to {what} directory '{}': {}", path.display(), reason(&e));
-        let home = self.open_home().map_err(|e| failed("create", e))?;
-        let look = || inside(&home, DIR, OFlag::O_DIRECTORY | OFlag::O_RDONLY);
+        let home = Home::open(self.home).map_err(|e| failed("create", e))?;
+        let look = || home.inside(DIR, OFlag::O_DIRECTORY | OFlag::O_RDONLY);
         let dir = match look() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let made = self.actor.may(&home, CHANGE).and_then(|()| Ok(mkdirat(&home, DIR, Mode::S_IRWXU)?));
@@ -241,26 +235,9 @@ impl KeyFile<'_> {
     }
 }
 
-/// Opens a path that must not lead out of `dir`. Kernels before 5.6 cannot tell where a symbolic
-/// link leads: there none is followed.
-fn inside(dir: &OwnedFd, path: &str, flags: OFlag) -> io::Result<OwnedFd> {
-    let flags = flags | OFlag::O_CLOEXEC;
-    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    match openat2(dir, path, how) {
-        Err(Errno::ENOSYS | Errno::EPERM) if !path.contains('/') => {
-            Ok(openat(dir, path, flags | OFlag::O_NOFOLLOW, Mode::empty())?)
-        }
-        file => Ok(file?),
-    }
-}
-
-fn is_unsupported(error: &io::Error) -> bool {
-    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOSYS | Errno::EPERM))
-}
-
 fn reason(error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EXDEV | Errno::ELOOP) => "A symbolic link leads out of the home directory".into(),
+        Some(Errno::EXDEV) => "A symbolic link leads out of the home directory".into(),
         _ => os_reason(error),
     }
 }

@@ -133,10 +133,19 @@ fn links_out_of_the_home_are_refused_and_nothing_is_written() {
         (".ssh", outside.path().join(".ssh")),
         (".ssh/authorized_keys", outside.path().join(".ssh/authorized_keys")),
         (".ssh", PathBuf::from("../..")),
+        (".ssh", PathBuf::from("..")),
+        (".ssh", PathBuf::from("/")),
+        (".ssh", PathBuf::from("a/../../x")),
+        (".ssh/authorized_keys", PathBuf::from("../../x")),
+        // In the home by its words only.
+        (".ssh", PathBuf::from("HOME/../x")),
+        (".ssh", PathBuf::from("HOMEx")),
     ] {
         let home = home(None);
         let link = home.path().join(link);
         fs::create_dir_all(link.parent().expect("a parent")).expect("a directory");
+        fs::create_dir(home.path().join("a")).expect("a directory");
+        let target = target.to_str().expect("text").replace("HOME", home.path().to_str().expect("text"));
         symlink(&target, &link).expect("a link");
         for result in [get(&home).map(drop), add(&home, &["ssh-rsa B"], true), remove(&home, &["ssh-rsa A"])] {
             let error = result.expect_err("refused");
@@ -153,6 +162,40 @@ fn a_link_inside_the_home_is_followed() {
     symlink("dotfiles", home.path().join(".ssh")).expect("a link");
     assert_eq!(add(&home, &["ssh-rsa A"], false), Ok(()));
     assert_eq!(fs::read_to_string(home.path().join("dotfiles/authorized_keys")).expect("a file"), "ssh-rsa A\n");
+}
+
+/// As dotfile managers make them.
+#[test]
+fn an_absolute_link_back_into_the_home_is_followed() {
+    let home = home(None);
+    let path = home.path();
+    fs::create_dir_all(path.join("dot/ssh")).expect("a directory");
+    symlink(path.join("dot"), path.join("files")).expect("a link");
+    symlink(path.join("files/ssh"), path.join(".ssh")).expect("a link");
+    assert_eq!(add(&home, &["ssh-rsa A"], false), Ok(()));
+    assert_eq!(fs::read_to_string(path.join("dot/ssh/authorized_keys")).expect("a file"), "ssh-rsa A\n");
+    assert_eq!(get(&home), Ok(vec!["ssh-rsa A".to_owned()]));
+    assert_eq!(remove(&home, &["ssh-rsa A"]), Ok(()));
+    assert_eq!(text(&home), "");
+    assert!(path.join(".ssh").is_symlink());
+
+    // The file itself, and by the home's other name, as where /home is a link to /var/home.
+    fs::write(path.join("keys"), "ssh-rsa B\n").expect("a file");
+    fs::remove_file(file(&home)).expect("a file");
+    symlink(path.join("keys"), file(&home)).expect("a link");
+    assert_eq!(get(&home), Ok(vec!["ssh-rsa B".to_owned()]));
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let other = elsewhere.path().join("home");
+    symlink(path, &other).expect("a link");
+    assert_eq!(perform(&other, Actor::User, &Action::Get), Ok(vec!["ssh-rsa B".to_owned()]));
+}
+
+#[test]
+fn a_link_to_itself_is_no_way_out() {
+    let home = home(None);
+    symlink(".ssh", home.path().join(".ssh")).expect("a link");
+    let error = get(&home).expect_err("a loop");
+    assert!(error.ends_with("Too many levels of symbolic links"), "{error}");
 }
 
 #[test]
@@ -182,6 +225,88 @@ fn a_home_that_is_not_there_is_named() {
     let keys = vec!["ssh-rsa A".to_owned()];
     let error = perform(gone, Actor::User, &Action::Add { keys, reset: false }).expect_err("no home");
     assert_eq!(error, "failed to create directory '/nonexistent/ghost/.ssh': No such file or directory");
+}
+
+/// Where a path in the home leads, by the rules and not by the system: `Err` is out of it.
+fn leads_to(home: &Path, links: &[(String, String)]) -> Result<PathBuf, ()> {
+    let mut here = PathBuf::new();
+    let mut ahead = vec![".ssh".to_owned()];
+    for _ in 0..1000 {
+        let Some(name) = ahead.pop() else { return Ok(here) };
+        if name == ".." {
+            if !here.pop() {
+                return Err(());
+            }
+            continue;
+        }
+        let next = here.join(&name);
+        match links.iter().find(|(link, _)| Path::new(link) == next) {
+            None if !ahead.is_empty() && !home.join(&next).is_dir() => return Err(()),
+            None => here = next,
+            Some((_, target)) => {
+                let mut target = target.as_str();
+                if target.starts_with('/') {
+                    target = target.strip_prefix(home.to_str().expect("text")).ok_or(())?;
+                    here = PathBuf::new();
+                }
+                ahead.extend(target.split('/').rev().filter(|name| !name.is_empty()).map(str::to_owned));
+            }
+        }
+    }
+    Err(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Directories a and b, links in them and in the home to anywhere: the key comes to where the
+    /// links lead, or nowhere.
+    #[test]
+    fn links_are_followed_inside_the_home_and_never_out_of_it(
+        links in proptest::collection::vec(
+            ("(a/|b/)?(x|y)", "(HOME/|/|/tmp/|OUT/)?(\\.\\./)?(a|b|x|y|\\.\\.)(/(a|b|x|y|\\.\\.)){0,2}"), 0..6),
+        ssh in "(HOME/|\\.\\./)?(a|b|x|y)(/(a|b|x|y|\\.\\.)){0,2}",
+    ) {
+        let outer = tempfile::tempdir().expect("a directory");
+        let home = outer.path().join("home");
+        let out = outer.path().join("out");
+        for dir in [home.join("a"), home.join("b"), out.join("a"), out.join("b")] {
+            fs::create_dir_all(dir).expect("a directory");
+        }
+        let before = names_below(&out);
+        let mut made = Vec::new();
+        for (link, target) in links.into_iter().chain([(".ssh".to_owned(), ssh)]) {
+            let target = target.replace("HOME", home.to_str().expect("text")).replace("OUT", out.to_str().expect("text"));
+            if symlink(&target, home.join(&link)).is_ok() {
+                made.push((link, target));
+            }
+        }
+        let add = Action::Add { keys: vec!["ssh-rsa A".to_owned()], reset: false };
+        let added = perform(&home, Actor::User, &add);
+        let expected = leads_to(&home, &made).ok().filter(|dir| home.join(dir).is_dir());
+        let Some(dir) = expected else {
+            prop_assert!(added.is_err());
+            prop_assert_eq!(names_below(&out), before);
+            prop_assert!(names_below(outer.path()).iter().all(|name| !name.ends_with("authorized_keys")));
+            return Ok(());
+        };
+        prop_assert_eq!(added, Ok(Vec::new()), "{:?}", made);
+        let text = fs::read_to_string(home.join(dir).join("authorized_keys")).expect("a file");
+        prop_assert_eq!(text, "ssh-rsa A\n");
+    }
+}
+
+/// All that lies in a directory.
+fn names_below(dir: &Path) -> Vec<PathBuf> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry").path()) {
+        if entry.is_dir() && !entry.is_symlink() {
+            names.extend(names_below(&entry));
+        }
+        names.push(entry);
+    }
+    names.sort();
+    names
 }
 
 proptest! {
