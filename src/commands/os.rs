@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::{Command, Ctx, Lane};
 use crate::host::Host;
-use crate::host::linux::{os_release, timezone::Zone};
+use crate::host::linux::os_release;
+use crate::host::linux::timezone::{Environment, Zone};
 use crate::protocol::args;
 use crate::protocol::error::{Error, Result};
 
@@ -102,12 +103,12 @@ struct TimeZone {
 /// The time zone's abbreviation and its offset at this moment. Read anew each time, since the
 /// administrator may change it while the agent runs.
 fn timezone(cx: &Ctx<'_>, _: args::Empty) -> Result<TimeZone> {
-    Ok(zone_now(cx.host, std::env::var_os("TZ").as_deref()))
+    Ok(zone_now(cx.host, &Environment::own()))
 }
 
-fn zone_now(host: &Host, variable: Option<&OsStr>) -> TimeZone {
+fn zone_now(host: &Host, environment: &Environment) -> TimeZone {
     let seconds = host.kernel().now().div_euclid(1_000_000_000);
-    let (offset, zone) = Zone::local(host, variable).at(seconds);
+    let (offset, zone) = Zone::local(host, environment).at(seconds);
     TimeZone { zone: Some(zone).filter(|zone| !zone.is_empty()), offset }
 }
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{Command, Ctx, Empty, Lane};
 use crate::host::Host;
 use crate::host::linux::rtc::{self, Rtc};
-use crate::host::linux::timezone::Zone;
+use crate::host::linux::timezone::{Environment, Zone};
 use crate::host::run::Program;
 use crate::protocol::args;
 use crate::protocol::error::{Error, Result};
@@ -87,7 +87,7 @@ fn from_hardware(host: &Host) -> Result<()> {
 
 /// The zone of the hardware clock, when that has not UTC.
 fn local_zone(host: &Host) -> Option<Zone> {
-    rtc::has_local_time(host).then(|| Zone::local(host, std::env::var_os("TZ").as_deref()))
+    rtc::has_local_time(host).then(|| Zone::local(host, &Environment::own()))
 }
 
 /// Kernels without `/sys/class/rtc` may have a clock that only the program knows how to reach.

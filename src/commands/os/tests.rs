@@ -73,11 +73,11 @@ fn the_host_name_is_never_empty() {
 #[test]
 fn the_zone_is_its_abbreviation_now() {
     let (_dir, host) = machine(&[]);
-    assert_eq!(json(&zone_now(&host, None)), r#"{"zone": "UTC", "offset": 0}"#);
-    let berlin = OsStr::new("CET-1CEST,M3.5.0,M10.5.0/3");
-    assert_eq!(json(&zone_now(&host, Some(berlin))), r#"{"zone": "CET", "offset": 3600}"#);
+    assert_eq!(json(&zone_now(&host, &Environment::default())), r#"{"zone": "UTC", "offset": 0}"#);
+    let berlin = Environment { zone: Some("CET-1CEST,M3.5.0,M10.5.0/3".into()), directory: None };
+    assert_eq!(json(&zone_now(&host, &berlin)), r#"{"zone": "CET", "offset": 3600}"#);
     host.kernel().set_now(1_720_000_000_000_000_000).expect("success");
-    assert_eq!(json(&zone_now(&host, Some(berlin))), r#"{"zone": "CEST", "offset": 7200}"#);
+    assert_eq!(json(&zone_now(&host, &berlin)), r#"{"zone": "CEST", "offset": 7200}"#);
 }
 
 #[test]

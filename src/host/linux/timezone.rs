@@ -1,7 +1,7 @@
-//! The time zone: `/etc/localtime` or the environment's `TZ` (tzset(3), tzfile(5), RFC 9636).
+//! The time zone: `/etc/localtime` or the environment's `TZ` and `TZDIR` (tzset(3), tzfile(5), RFC 9636).
 
-use std::ffi::OsStr;
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use tz::{LocalTimeType, TimeZone, timezone::TimeZoneSettings};
 
@@ -9,6 +9,26 @@ use crate::host::Host;
 
 const LOCALTIME: &str = "/etc/localtime";
 const ZONEINFO: &str = "/usr/share/zoneinfo";
+
+/// What the environment says about the time zone.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// `TZ`: a zone, which wins over that of the machine.
+    pub zone: Option<OsString>,
+    /// `TZDIR`: where zones are described, if not in the usual place, as on NixOS.
+    pub directory: Option<OsString>,
+}
+
+impl Environment {
+    /// That of this process.
+    pub fn own() -> Environment {
+        Environment { zone: std::env::var_os("TZ"), directory: std::env::var_os("TZDIR") }
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.directory.as_ref().filter(|directory| !directory.is_empty()).map_or_else(|| ZONEINFO.into(), PathBuf::from)
+    }
+}
 
 /// The rules of a time zone.
 pub struct Zone(Rules);
@@ -21,12 +41,12 @@ enum Rules {
 }
 
 impl Zone {
-    /// The zone of the machine. `variable` is `TZ`, which wins; whatever cannot be understood is
-    /// UTC, as with the C library.
-    pub fn local(host: &Host, variable: Option<&OsStr>) -> Zone {
-        let rules = match variable {
+    /// The zone of the machine, or the one that the environment names; whatever cannot be understood
+    /// is UTC, as with the C library.
+    pub fn local(host: &Host, environment: &Environment) -> Zone {
+        let rules = match &environment.zone {
             None => from_file(host, Path::new(LOCALTIME)),
-            Some(text) => text.to_str().and_then(|text| from_variable(host, text)),
+            Some(text) => text.to_str().and_then(|text| from_variable(host, &environment.directory(), text)),
         };
         Zone(rules.unwrap_or_else(|| Rules::Fixed(0, "UTC".to_owned())))
     }
@@ -65,13 +85,13 @@ fn from_file(host: &Host, path: &Path) -> Option<Rules> {
     TimeZone::from_tz_data(&host.read(path).ok()?).ok().map(Rules::Known)
 }
 
-fn from_variable(host: &Host, text: &str) -> Option<Rules> {
+fn from_variable(host: &Host, directory: &Path, text: &str) -> Option<Rules> {
     let text = text.strip_prefix(':').unwrap_or(text);
     if text.is_empty() {
         return None;
     }
     // `join` keeps an absolute path as it is.
-    from_file(host, &Path::new(ZONEINFO).join(text)).or_else(|| fixed_offset(text)).or_else(|| from_rule(text))
+    from_file(host, &directory.join(text)).or_else(|| fixed_offset(text)).or_else(|| from_rule(text))
 }
 
 /// As in `EST5EDT,M3.2.0,M11.1.0`.

@@ -48,9 +48,23 @@ fn machine(files: &[(&str, Vec<u8>)]) -> (tempfile::TempDir, Host) {
 }
 
 fn at(variable: Option<&str>, files: &[(&str, Vec<u8>)], seconds: i64) -> (i32, String) {
+    in_directory(None, variable, files, seconds)
+}
+
+/// An environment with this `TZ` and nothing else.
+fn named(zone: &str) -> Environment {
+    Environment { zone: Some(zone.into()), directory: None }
+}
+
+fn in_directory(
+    directory: Option<&str>,
+    variable: Option<&str>,
+    files: &[(&str, Vec<u8>)],
+    seconds: i64,
+) -> (i32, String) {
     let (_dir, host) = machine(files);
-    let zone = Zone::local(&host, variable.map(OsStr::new));
-    zone.at(seconds)
+    let environment = Environment { zone: variable.map(OsString::from), directory: directory.map(OsString::from) };
+    Zone::local(&host, &environment).at(seconds)
 }
 
 fn is(offset: i32, name: &str) -> (i32, String) {
@@ -71,6 +85,28 @@ fn the_file_counts_before_and_after_its_last_transition() {
 fn without_a_rule_the_last_transition_goes_on() {
     let files = [(LOCALTIME, tzif(1_010_000_000, (19800, "IST"), (20700, "+0545"), ""))];
     assert_eq!(at(None, &files, WINTER), is(20700, "+0545"));
+}
+
+/// As NixOS has it, where nothing is in /usr.
+#[test]
+fn a_zone_of_another_directory() {
+    let zone = |offset, name: &str| tzif(0, (offset, name), (offset, name), "");
+    let files = [
+        ("/etc/zoneinfo/Area/Name", zone(7200, "NIX")),
+        ("/usr/share/zoneinfo/Area/Name", zone(3600, "USR")),
+        (LOCALTIME, zone(1800, "LOC")),
+    ];
+    let found = |directory, variable| in_directory(directory, variable, &files, WINTER);
+    for variable in ["Area/Name", ":Area/Name"] {
+        assert_eq!(found(Some("/etc/zoneinfo"), Some(variable)), is(7200, "NIX"));
+        assert_eq!(found(Some("/etc/zoneinfo/"), Some(variable)), is(7200, "NIX"));
+        assert_eq!(found(Some(""), Some(variable)), is(3600, "USR"), "an empty one is none");
+        assert_eq!(found(None, Some(variable)), is(3600, "USR"));
+        assert_eq!(found(Some("/nowhere"), Some(variable)), is(0, "UTC"), "as with the C library");
+    }
+    assert_eq!(found(Some("/nowhere"), Some("/etc/zoneinfo/Area/Name")), is(7200, "NIX"));
+    assert_eq!(found(Some("/etc/zoneinfo"), Some("EST5")), is(-18000, "EST"), "a rule needs no file");
+    assert_eq!(found(Some("/etc/zoneinfo"), None), is(1800, "LOC"));
 }
 
 #[test]
@@ -115,7 +151,7 @@ fn the_variable_wins() {
 #[test]
 fn local_time_back_to_utc() {
     let (_dir, host) = machine(&[]);
-    let zone = Zone::local(&host, Some(OsStr::new(BERLIN)));
+    let zone = Zone::local(&host, &named(BERLIN));
     for utc in [WINTER, SUMMER, 1_711_846_799, 1_711_846_800, 1_729_990_799 + 7200] {
         let local = utc + i64::from(zone.at(utc).0);
         assert_eq!(zone.utc(local), utc);
@@ -144,6 +180,6 @@ proptest! {
     #[test]
     fn no_variable_makes_it_panic(text in "\\PC{0,20}|[-+:0-9]{0,8}", seconds in any::<i64>()) {
         let (_dir, host) = machine(&[]);
-        Zone::local(&host, Some(OsStr::new(&text))).utc(seconds);
+        Zone::local(&host, &named(&text)).utc(seconds);
     }
 }
