@@ -82,10 +82,7 @@ fn describe(host: &Host, serials: &Serials<'_>, mount: &Mount) -> FsInfo {
     let device = if mount.dev.0 == 0 { None } else { Device::by_number(host, mount.dev) };
     let name = match &device {
         Some(device) => device.name().to_owned(),
-        None if mount.dev.0 == 0 && !mount.source.is_empty() => {
-            let source = mount.source.to_string_lossy();
-            source.strip_prefix("/dev/").unwrap_or(&source).to_owned()
-        }
+        None if mount.dev.0 == 0 && !mount.source.is_empty() => without_dev(&mount.source.to_string_lossy()),
         None => format!("{}:{}", mount.dev.0, mount.dev.1),
     };
     let members = match device {
@@ -109,6 +106,12 @@ fn describe(host: &Host, serials: &Serials<'_>, mount: &Mount) -> FsInfo {
         total_bytes_privileged: None,
         disk,
     }
+}
+
+/// What a file system calls its source: a device, or as with bcachefs several of them.
+fn without_dev(source: &str) -> String {
+    let names: Vec<&str> = source.split(':').map(|name| name.strip_prefix("/dev/").unwrap_or(name)).collect();
+    names.join(":")
 }
 
 impl FsInfo {

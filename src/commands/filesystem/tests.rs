@@ -13,6 +13,24 @@ fn file_systems_of_all_machines() {
     }
 }
 
+/// bcachefs names all its devices at once.
+#[test]
+fn each_device_of_a_file_system_on_several_is_named_without_dev() {
+    for (source, name) in [
+        ("/dev/sda1:/dev/sdb", "sda1:sdb"),
+        ("/dev/sda1:/dev/mapper/x-y:/dev/sdc", "sda1:mapper/x-y:sdc"),
+        ("/dev/sda1", "sda1"),
+        ("pool/dev/home", "pool/dev/home"),
+        ("ubi0:rootfs", "ubi0:rootfs"),
+    ] {
+        let machine = Machine::new("/proc/self/");
+        machine.file("/proc/self/mountinfo", format!("30 1 0:40 / /srv rw - bcachefs {source} rw\n"));
+        let list = list(&machine.host()).expect("file systems");
+        let names: Vec<&str> = list.iter().map(|info| info.name.as_str()).collect();
+        assert_eq!(names, [name]);
+    }
+}
+
 /// The machine `virtio-blk` with many more mounts: of directories, of memory, and of 40 volumes.
 fn crowded() -> Machine {
     let machine = Machine::load("virtio-blk");
