@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::Kernel;
-use super::kernel::{Trim, Uname, Usage};
+use super::kernel::{Linux, Trim, Uname, Usage};
 use super::linux::netlink;
 use super::linux::rtc::Fields;
 
@@ -30,6 +30,8 @@ pub enum Effect {
     SetTime(i64),
     /// `RTC_SET_TIME`: the device, and `2023-11-14 22:13:20`
     SetRtc(String, String),
+    /// A write to an attribute
+    Knob(String, String),
     /// `FITRIM` with start, length and minimum
     Trim(String, u64, u64, u64),
     /// `statvfs`
@@ -185,6 +187,12 @@ impl Kernel for FakeKernel {
     fn sleep(&self, length: Duration) {
         let length = i64::try_from(length.as_nanos()).expect("a short time");
         self.clock.lock().expect("no test panics while it holds this").0 += length;
+    }
+
+    /// The file takes the word, too.
+    fn write_knob(&self, path: &Path, word: &str) -> io::Result<()> {
+        self.call(Effect::Knob(path.display().to_string(), word.to_owned()))?;
+        Linux.write_knob(path, word)
     }
 
     fn set_rtc(&self, device: BorrowedFd<'_>, time: &Fields) -> io::Result<()> {

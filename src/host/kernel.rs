@@ -47,6 +47,10 @@ pub trait Kernel: Send + Sync {
     /// Sets a hardware clock (`RTC_SET_TIME`, rtc(4)).
     fn set_rtc(&self, device: BorrowedFd<'_>, time: &Fields) -> io::Result<()>;
 
+    /// Writes to an attribute that exists. What the kernel does then it does before this returns:
+    /// for `/sys/power/state` that is after the machine was woken up.
+    fn write_knob(&self, path: &Path, word: &str) -> io::Result<()>;
+
     /// What the kernel calls itself (uname(2)).
     fn uname(&self) -> io::Result<Uname>;
 
@@ -213,6 +217,11 @@ impl Kernel for Linux {
 
     fn sleep(&self, length: Duration) {
         std::thread::sleep(length);
+    }
+
+    fn write_knob(&self, path: &Path, word: &str) -> io::Result<()> {
+        use std::io::Write;
+        std::fs::File::options().write(true).open(path)?.write_all(word.as_bytes())
     }
 
     fn set_rtc(&self, device: BorrowedFd<'_>, time: &Fields) -> io::Result<()> {

@@ -177,9 +177,8 @@ impl Host {
     }
 
     /// Writes to a file that exists, as the knobs of `/sys` want it: in one write.
-    pub fn write(&self, path: impl AsRef<Path>, data: impl AsRef<[u8]>) -> io::Result<()> {
-        use std::io::Write;
-        fs::OpenOptions::new().write(true).open(self.unhurried(path)?)?.write_all(data.as_ref())
+    pub fn write(&self, path: impl AsRef<Path>, word: &str) -> io::Result<()> {
+        self.kernel.write_knob(&self.unhurried(path)?, word)
     }
 
     /// Whether something is there, at the end of all links.

@@ -2,7 +2,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::host::fake::FakeKernel;
+use crate::host::fake::{self, Effect, FakeKernel};
 
 /// A guest whose programs write down how they were called.
 struct Guest {
@@ -197,12 +197,64 @@ fn no_sleep_from_which_the_host_cannot_wake_us() {
     assert_eq!(guest.calls(), Vec::<String>::new());
 }
 
+/// A kernel that is busy so often, with which a guest can sleep; and what it was asked.
+fn busy(times: usize) -> (Guest, FakeKernel) {
+    let kernel = FakeKernel::default();
+    let mut left = times;
+    kernel.script(move |effect| match effect {
+        Effect::Knob(path, _) if path.ends_with("/state") && left > 0 => {
+            left -= 1;
+            nix::errno::Errno::EBUSY.into()
+        }
+        _ => fake::Outcome::Done,
+    });
+    let dir = tempfile::tempdir().expect("directory");
+    let host = Host::new(dir.path(), Box::new(kernel.clone()));
+    let guest = Guest { dir, host }.kernel("freeze mem disk\n", "s2idle [deep]\n");
+    (guest.file("/sys/power/disk", "[platform] shutdown reboot suspend\n"), kernel)
+}
+
+fn words(kernel: &FakeKernel) -> Vec<String> {
+    let word = |effect| if let Effect::Knob(_, word) = effect { Some(word) } else { None };
+    kernel.effects().into_iter().filter_map(word).collect()
+}
+
+/// As just after the machine was woken up.
 #[test]
-fn a_busy_kernel_is_told() {
-    let reason = std::io::Error::from_raw_os_error(nix::libc::EBUSY);
-    let failure = power::Failure { path: "/sys/power/state", reason };
-    let text = "suspend: cannot write to '/sys/power/state': Device or resource busy";
-    assert_eq!(cannot_write(&failure).desc, text);
+fn a_busy_kernel_is_asked_once_more_after_a_moment() {
+    for (sleep, expected) in [
+        (Sleep::Ram, &["mem", "mem"][..]),
+        (Sleep::Disk, &["disk", "disk"]),
+        (Sleep::Hybrid, &["suspend", "disk", "disk", "platform"]),
+    ] {
+        let (guest, kernel) = busy(1);
+        let before = guest.host.kernel().now();
+        assert_eq!(guest.suspend(sleep), Ok(()));
+        assert_eq!(words(&kernel), expected);
+        assert!(guest.host.kernel().now() > before, "it was left alone for a moment");
+    }
+}
+
+#[test]
+fn a_kernel_that_stays_busy_is_told() {
+    for sleep in ALL {
+        let (guest, kernel) = busy(usize::MAX);
+        let error = guest.suspend(sleep).expect_err("busy");
+        assert_eq!(error, "suspend: cannot write to '/sys/power/state': Device or resource busy");
+        assert_eq!(words(&kernel).iter().filter(|word| ["mem", "disk"].contains(&word.as_str())).count(), 2);
+    }
+}
+
+#[test]
+fn another_reason_is_told_at_once() {
+    let kernel = FakeKernel::default();
+    kernel.script(|_| nix::errno::Errno::ENOMEM.into());
+    let dir = tempfile::tempdir().expect("directory");
+    let host = Host::new(dir.path(), Box::new(kernel.clone()));
+    let guest = Guest { dir, host }.kernel("mem\n", "");
+    let error = guest.suspend(Sleep::Ram).expect_err("no memory");
+    assert_eq!(error, "suspend: cannot write to '/sys/power/state': Cannot allocate memory");
+    assert_eq!(words(&kernel), ["mem"]);
 }
 
 #[test]

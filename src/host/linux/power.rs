@@ -1,6 +1,7 @@
 //! The kernel's own way to sleep: `/sys/power` (Documentation/power/interface.rst).
 
 use std::io;
+use std::time::Duration;
 
 use crate::host::Host;
 
@@ -8,6 +9,9 @@ const STATE: &str = "/sys/power/state";
 const MEM_SLEEP: &str = "/sys/power/mem_sleep";
 const DISK: &str = "/sys/power/disk";
 const RESUME: &str = "/sys/power/resume";
+
+/// How long a busy kernel is left alone.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// A way to sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +96,14 @@ fn offers(host: &Host, path: &str, word: &str) -> bool {
     text.split_whitespace().any(|offered| offered.trim_matches(['[', ']']) == word)
 }
 
+/// Turns a knob. Just after the machine was woken up the kernel may still be busy with that, so
+/// it gets a moment and is asked once more.
 fn set(host: &Host, path: &'static str, word: &str) -> Result<(), Failure> {
-    host.write(path, word).map_err(|reason| Failure { path, reason })
+    let mut written = host.write(path, word);
+    if written.as_ref().is_err_and(|reason| reason.raw_os_error() == Some(nix::libc::EBUSY)) {
+        tracing::info!("'{path}' is busy, trying again in {MOMENT:?}");
+        host.kernel().sleep(MOMENT);
+        written = host.write(path, word);
+    }
+    written.map_err(|reason| Failure { path, reason })
 }
