@@ -67,8 +67,10 @@ fn set_vcpus(host: &Host, args: SetVcpus) -> Result<usize> {
 
 fn set(host: &Host, wish: &Wish, deadline: Instant) -> Result<()> {
     let id = wish.logical_id;
-    let switch = cpu::switch(host, id)
-        .map_err(|reason| Error::os(format!("Could not open '{}'", cpu::directory(id)), &reason))?;
+    let switch = cpu::switch(host, id).map_err(|reason| {
+        let file = if host.exists(cpu::directory(id)) { "online" } else { "" };
+        Error::os(format!("Could not open '{}{file}'", cpu::directory(id)), &reason)
+    })?;
     match switch {
         Some(online) if online == wish.online => Ok(()),
         None if wish.online => Ok(()),

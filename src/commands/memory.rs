@@ -111,7 +111,13 @@ struct BlockInfo {
 
 /// Says how large a block is, in bytes.
 fn block_info(host: &Host, _: args::Empty) -> Result<BlockInfo> {
-    let size = memory::block_size(host).map_err(|reason| no_directory(&reason))?;
+    let size = memory::block_size(host).map_err(|reason| {
+        if host.exists(memory::DIRECTORY) {
+            Error::os(format!("open sysfs file \"{}\"", memory::BLOCK_SIZE), &reason)
+        } else {
+            no_directory(&reason)
+        }
+    })?;
     Ok(BlockInfo { size })
 }
 

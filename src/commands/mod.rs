@@ -23,6 +23,8 @@ pub mod fsfreeze;
 #[cfg(test)]
 pub mod golden;
 pub mod memory;
+#[cfg(test)]
+mod missing;
 pub mod network;
 pub mod os;
 pub mod password;

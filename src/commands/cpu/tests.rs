@@ -125,7 +125,7 @@ fn a_switch_that_cannot_be_written_says_why() {
     machine.remove("/sys/devices/system/cpu/cpu2/online");
     machine.add("/sys/devices/system/cpu/cpu2/online/");
     let error = turn(&machine, &[(2, true)]).expect_err("a directory");
-    assert_eq!(error, "Could not open '/sys/devices/system/cpu/cpu2/': Is a directory");
+    assert_eq!(error, "Could not open '/sys/devices/system/cpu/cpu2/online': Is a directory");
     assert_eq!(
         refused(2, &io::Error::from_raw_os_error(16)).desc,
         "pwrite(\"/sys/devices/system/cpu/cpu2/online\"): Device or resource busy"

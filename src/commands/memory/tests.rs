@@ -135,6 +135,21 @@ fn the_size_of_blocks_is_hexadecimal() {
     assert!(block_info(&machine.host(), args::Empty {}).is_err());
 }
 
+#[test]
+fn a_missing_block_size_is_named() {
+    let machine = Machine::new(GUEST);
+    machine.remove("/sys/devices/system/memory/block_size_bytes");
+    let error = block_info(&machine.host(), args::Empty {}).expect_err("no file");
+    // Upstream's words.
+    assert_eq!(error.desc, "open sysfs file \"block_size_bytes\": No such file or directory");
+    machine.file("/sys/devices/system/memory/block_size_bytes", "many\n");
+    let error = block_info(&machine.host(), args::Empty {}).expect_err("no number");
+    assert!(error.desc.contains("block_size_bytes"), "{}", error.desc);
+    machine.remove("/sys/devices/system/memory");
+    let error = block_info(&machine.host(), args::Empty {}).expect_err("no directory");
+    assert_eq!(error.desc, "open(\"/sys/devices/system/memory/\"): No such file or directory");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

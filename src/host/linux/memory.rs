@@ -89,11 +89,14 @@ pub fn online_word(host: &Host) -> &'static str {
     }
 }
 
+/// The name of the file that says how large blocks are, in [`DIRECTORY`].
+pub(crate) const BLOCK_SIZE: &str = "block_size_bytes";
+
 /// The size of blocks in bytes.
 ///
 /// # Errors
-/// It cannot be read.
+/// [`BLOCK_SIZE`] cannot be read.
 pub fn block_size(host: &Host) -> io::Result<u64> {
-    let size = host.read_attribute(format!("{DIRECTORY}/block_size_bytes"))?;
+    let size = host.read_attribute(format!("{DIRECTORY}/{BLOCK_SIZE}"))?;
     u64::from_str_radix(size.trim_start_matches("0x"), 16).map_err(|_| io::ErrorKind::InvalidData.into())
 }
