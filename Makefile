@@ -28,7 +28,7 @@ demo: ## Boot a guest and play the classic session with the agent in it
 	$(CARGO) run --release --locked --example demo
 
 test: ## All tests, those in guests included
-	.ci/setup build guest
+	.ci/setup build guest servers libvirt
 	.ci/test
 
 check: ## Formatting and lints
