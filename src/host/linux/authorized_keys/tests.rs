@@ -190,6 +190,50 @@ fn an_absolute_link_back_into_the_home_is_followed() {
     assert_eq!(perform(&other, Actor::User, &Action::Get), Ok(vec!["ssh-rsa B".to_owned()]));
 }
 
+/// The user changes what is there while it is looked at: where root acts for him, that is all
+/// that stands between him and the files of others.
+#[test]
+fn a_race_does_not_lead_out_of_the_home() {
+    let outside = home(Some(b"ssh-rsa SECRET\n"));
+    let home = home(Some(b"ssh-rsa OLD\n"));
+    let path = home.path().to_owned();
+    fs::create_dir(path.join("a")).expect("a directory");
+    symlink(outside.path().join(".ssh"), path.join("out")).expect("a link");
+    symlink(path.join("a/../.ssh-real"), path.join("in")).expect("a link");
+    fs::rename(path.join(".ssh"), path.join(".ssh-real")).expect("moved");
+    fs::rename(path.join("in"), path.join(".ssh")).expect("moved");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let (mut good, mut bad) = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                // Both names exchange what they stand for, at once.
+                let flags = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+                for (one, other) in [(".ssh", "out"), ("a", "out"), ("out", "a")] {
+                    let (one, other) = (path.join(one), path.join(other));
+                    nix::fcntl::renameat2(nix::fcntl::AT_FDCWD, &one, nix::fcntl::AT_FDCWD, &other, flags)
+                        .expect("exchanged");
+                }
+            }
+        });
+        for round in 0..2000 {
+            match perform(home.path(), Actor::User, &Action::Get) {
+                Ok(keys) => {
+                    assert!(!keys.iter().any(|key| key.contains("SECRET")), "{keys:?}");
+                    good += 1;
+                }
+                Err(_) => bad += 1,
+            }
+            let add = Action::Add { keys: vec![format!("ssh-rsa {}", round % 3)], reset: true };
+            let _ = perform(home.path(), Actor::User, &add);
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert!(good > 0 && bad > 0, "it was a race: {good} and {bad}");
+    assert_eq!(text(&outside), "ssh-rsa SECRET\n");
+    assert_eq!(names_below(outside.path()).len(), 2, "nothing else came there");
+}
+
 #[test]
 fn a_link_to_itself_is_no_way_out() {
     let home = home(None);
