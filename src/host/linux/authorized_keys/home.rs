@@ -50,7 +50,7 @@ impl<'p> Home<'p> {
                 if target.is_absolute() {
                     above.clear();
                 }
-                ahead.extend(names(&self.from_home(&target)?)?);
+                ahead.extend(names(&self.relative(&target)?)?);
             } else if ahead.is_empty() {
                 return Ok(openat(
                     here,
@@ -69,7 +69,7 @@ impl<'p> Home<'p> {
     }
 
     /// The target of a link: an absolute one as seen from the home, by any of the home's names.
-    fn from_home(&self, target: &Path) -> io::Result<PathBuf> {
+    fn relative(&self, target: &Path) -> io::Result<PathBuf> {
         if target.is_relative() {
             return Ok(target.to_owned());
         }
