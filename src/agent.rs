@@ -7,6 +7,7 @@ use crate::commands::exec::Children;
 use crate::commands::file::Files;
 use crate::config::Config;
 use crate::freeze::Freezer;
+use crate::gate::FreezeLane;
 use crate::host::Host;
 use crate::log::LogControl;
 use crate::policy::Policy;
@@ -27,6 +28,7 @@ pub struct Agent {
     pub freezer: Freezer,
     /// Programs of guest-exec.
     pub children: Children,
+    pub(crate) freeze_lane: FreezeLane,
     config: RwLock<Arc<Config>>,
     policy: RwLock<Policy>,
 }
@@ -39,7 +41,17 @@ impl Agent {
         let files = Files::default();
         let config = RwLock::new(Arc::new(config));
         let host_in_haste = host.in_haste();
-        Agent { host, host_in_haste, config, state, files, freezer, children: Children::new(), policy }
+        Agent {
+            host,
+            host_in_haste,
+            config,
+            state,
+            files,
+            freezer,
+            children: Children::new(),
+            freeze_lane: FreezeLane::default(),
+            policy,
+        }
     }
 
     /// The settings as they are now.
@@ -71,5 +83,14 @@ impl Agent {
     pub fn check(&self, row: &Command) -> Result<()> {
         let policy = self.policy.read().unwrap_or_else(PoisonError::into_inner);
         policy.check(row, self.freezer.is_frozen())
+    }
+
+    /// Whether policy refuses a command, whatever becomes of a freeze.
+    ///
+    /// # Errors
+    /// The refusal as it goes to the client.
+    pub(crate) fn check_for_any_state(&self, row: &Command) -> Result<()> {
+        let policy = self.policy.read().unwrap_or_else(PoisonError::into_inner);
+        policy.check(row, false).or_else(|refusal| policy.check(row, true).map_err(|_| refusal))
     }
 }

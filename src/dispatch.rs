@@ -3,10 +3,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::agent::Agent;
-use crate::commands::{Body, Command, Ctx, Lane, Stop, Stream, Undo};
+use crate::commands::{self, Body, Command, Ctx, Lane, Stop, Stream, Undo};
+use crate::gate;
 use crate::protocol::error::{Error, Result};
 use crate::protocol::reply;
 use crate::protocol::request::Request;
+use crate::session::{Answer, Commands};
 
 /// What a finished job leaves.
 #[derive(Default)]
@@ -26,18 +28,36 @@ pub struct Piece {
     pub cut: Option<Vec<u8>>,
 }
 
-/// Runs a command on the loop and appends its reply. False when it needs a worker; then nothing
-/// was done.
-pub fn answer(agent: &Agent, row: &Command, request: &Request, out: &mut Vec<u8>) -> bool {
+impl Commands for Agent {
+    fn find(&self, name: &str) -> Option<&'static Command> {
+        commands::find(name)
+    }
+
+    fn check(&self, row: &Command) -> Result<()> {
+        Agent::check(self, row)
+    }
+
+    fn check_for_any_state(&self, row: &Command) -> Result<()> {
+        Agent::check_for_any_state(self, row)
+    }
+
+    fn answer(&self, row: &Command, request: &Request, out: &mut Vec<u8>) -> Answer {
+        answer(self, row, request, out)
+    }
+}
+
+/// Runs a command on the loop and appends its reply, unless it needs a worker; then nothing was
+/// done.
+pub fn answer(agent: &Agent, row: &Command, request: &Request, out: &mut Vec<u8>) -> Answer {
     let host = match row.lane {
         Lane::Inline | Lane::Barrier => &agent.host,
         Lane::Prompt => &agent.host_in_haste,
-        Lane::Worker | Lane::Freeze => return false,
+        Lane::Worker | Lane::Freeze => return Answer::NeedsWorker,
     };
     let cx = Ctx::new(agent, host);
-    let result = agent.check(row).and_then(|()| caught(row, || row.run(&cx, request.arguments())));
+    let result = caught(row, || gate::run(row, &cx, request.arguments()));
     if host.take_refused() {
-        return false;
+        return Answer::NeedsWorker;
     }
     match result {
         Ok(Body::Json(json)) => success(row, json, request, out),
@@ -48,7 +68,7 @@ pub fn answer(agent: &Agent, row: &Command, request: &Request, out: &mut Vec<u8>
         }
         Err(error) => reply::error(out, &error, request.id()),
     }
-    true
+    Answer::Given(cx.take_undo())
 }
 
 /// Runs a command on a worker. Pieces of a long reply go to `send`, which says whether anybody
@@ -56,7 +76,7 @@ pub fn answer(agent: &Agent, row: &Command, request: &Request, out: &mut Vec<u8>
 pub fn work(agent: &Agent, row: &Command, request: &Request, stop: &Stop, mut send: impl FnMut(Piece) -> bool) -> Done {
     let cx = Ctx::stoppable(agent, &agent.host, stop.clone());
     let mut out = Vec::new();
-    match caught(row, || row.run(&cx, request.arguments())) {
+    match caught(row, || gate::run(row, &cx, request.arguments())) {
         Ok(Body::Json(json)) => success(row, json, request, &mut out),
         Ok(Body::Stream(stream)) => stream_pieces(stream, request, &mut send, &mut out),
         Err(error) => reply::error(&mut out, &error, request.id()),
@@ -143,13 +163,13 @@ mod tests {
         let agent = testing::agent(host, testing::config());
         let request = testing::request("guest-waits", &serde_json::json!({}));
         let mut out = Vec::new();
-        assert!(!answer(&agent, &ROW, &request, &mut out));
+        assert!(matches!(answer(&agent, &ROW, &request, &mut out), Answer::NeedsWorker));
         assert_eq!(out, b"");
         assert_eq!(work(&agent, &ROW, &request, &Stop::default(), |_| true).reply, b"{\"return\": true}\n");
         // Nothing of it sticks to the next one.
         const PROMPT: Command =
             Command::new("guest-prompt", |cx, a| cx.call(|_, _: args::Empty| Ok(1), a)).lane(Lane::Prompt);
-        assert!(answer(&agent, &PROMPT, &request, &mut out));
+        assert!(matches!(answer(&agent, &PROMPT, &request, &mut out), Answer::Given(_)));
         assert_eq!(out, b"{\"return\": 1}\n");
     }
 
@@ -162,7 +182,7 @@ mod tests {
         let expected =
             "{\"error\": {\"class\": \"GenericError\", \"desc\": \"guest-broken failed on an internal error\"}}\n";
         let mut inline = Vec::new();
-        assert!(answer(&agent, &BROKEN, &request, &mut inline));
+        assert!(matches!(answer(&agent, &BROKEN, &request, &mut inline), Answer::Given(_)));
         assert_eq!(String::from_utf8_lossy(&inline), expected);
         let done = work(&agent, &BROKEN, &request, &Stop::default(), |_| true);
         assert_eq!(String::from_utf8_lossy(&done.reply), expected);

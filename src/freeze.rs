@@ -111,6 +111,12 @@ impl Freezer {
         self.ending.store(true, Ordering::SeqCst);
     }
 
+    /// Changes what [`Freezer::is_frozen`] tells, and nothing else.
+    #[cfg(any(test, feature = "fake"))]
+    pub(crate) fn pretend(&self, frozen: bool) {
+        self.frozen.store(frozen, Ordering::SeqCst);
+    }
+
     fn is_ending(&self) -> bool {
         self.ending.load(Ordering::SeqCst)
     }

@@ -1,7 +1,8 @@
 //! QEMU guest agent: the library behind the `qemu-ga` daemon.
 //!
 //! The path of one request: `channel` -> `protocol::frame` -> `protocol::request` -> `session` ->
-//! `dispatch` with `policy` and the row of `commands` -> handler -> `protocol::reply` -> `channel`.
+//! `dispatch` -> `gate` with `policy` and the row of
+//! `commands` -> handler -> `protocol::reply` -> `channel`.
 
 pub mod agent;
 pub mod channel;
@@ -11,6 +12,7 @@ pub mod config;
 pub mod daemon;
 pub mod dispatch;
 pub mod freeze;
+mod gate;
 pub mod host;
 pub mod keyfile;
 pub mod log;

@@ -6,6 +6,9 @@ use std::io::{self, IoSlice};
 /// Replies up to this size are gathered in one buffer.
 const GATHER: usize = 64 << 10;
 
+/// With so many bytes unsent nothing new is begun: no request, no read, no part of a long reply.
+pub const HIGH: usize = 1 << 20;
+
 /// A queue of reply bytes. Small replies share a buffer that is used again and again; large ones
 /// keep their own.
 #[derive(Debug, Default)]
@@ -14,6 +17,8 @@ pub struct Output {
     /// Bytes of the first chunk that are already written.
     sent: usize,
     len: usize,
+    /// All bytes that were ever written.
+    written: u64,
     /// Bytes that were in the last chunk when `len` was last brought up to date.
     counted: usize,
     spare: Vec<u8>,
@@ -31,6 +36,21 @@ impl Output {
     /// Whether all is written.
     pub fn is_empty(&mut self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether so much waits that nothing new should be begun.
+    pub fn is_high(&mut self) -> bool {
+        self.len() >= HIGH
+    }
+
+    /// How many bytes were ever written.
+    pub fn sent(&self) -> u64 {
+        self.written
+    }
+
+    /// What [`Output::sent`] will be when all that waits is written.
+    pub fn end(&mut self) -> u64 {
+        self.written + self.len() as u64
     }
 
     /// The buffer to append the next small reply to.
@@ -56,7 +76,8 @@ impl Output {
 
     /// Drops everything that is not written yet.
     pub fn clear(&mut self) {
-        *self = Output { spare: std::mem::take(&mut self.spare), ..Output::default() };
+        let (spare, written) = (std::mem::take(&mut self.spare), self.written);
+        *self = Output { spare, written, ..Output::default() };
     }
 
     /// Writes as much as `write` takes. Gives `each_done` the large buffers that are empty again.
@@ -81,6 +102,7 @@ impl Output {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             self.len -= written;
+            self.written += written as u64;
             while let Some(first) = self.chunks.front() {
                 let rest = first.len() - self.sent;
                 if written < rest {

@@ -30,14 +30,11 @@ use crate::session::{STUCK_LIMIT, Session};
 
 pub use end::leave;
 use reopen::Reopen;
-use worker::{Report, start, start_freezing, work};
+use worker::{Report, start, start_freezing, take_back, work};
 
 /// Bytes read at a time: enough for a usual request, and for one of those that move files.
 const READ_USUAL: usize = 4 << 10;
 const READ_LARGE: usize = 128 << 10;
-
-/// With so many bytes unsent, nothing new is read or taken from a long reply.
-const OUTPUT_HIGH: usize = 1 << 20;
 
 /// Reads in a row before signals and timers are looked at again.
 const BURST: usize = 4;
@@ -175,7 +172,7 @@ impl<'a> Server<'a> {
                 End::Status(status) => return status,
                 End::Lost(error) => {
                     tracing::error!("error reading channel: {}", os_reason(&error));
-                    self.forget_client();
+                    self.forget_client(false);
                     if !self.agent.config().retry_path {
                         return 0;
                     }
@@ -198,7 +195,7 @@ impl<'a> Server<'a> {
             }
             let want_read = !link.is_readable() && self.may_read();
             let want_write = !self.out.is_empty();
-            let want_piece = self.stream.is_some() && self.out.len() < OUTPUT_HIGH;
+            let want_piece = self.stream.is_some() && !self.out.is_high();
             let deadline = self.deadline();
             tokio::select! {
                 biased;
@@ -252,25 +249,28 @@ impl<'a> Server<'a> {
     }
 
     fn may_read(&mut self) -> bool {
-        !self.half_closed && self.out.len() < OUTPUT_HIGH && self.session.has_room(Instant::now)
+        !self.half_closed && !self.out.is_high() && self.session.has_room(Instant::now)
     }
 
     /// Reads, answers and writes until there is nothing to do without waiting. True when there is
     /// more to do, but signals and timers should have their turn.
     fn pump(&mut self, link: &mut Link) -> io::Result<bool> {
+        if self.session.wonders() && link.all_is_read() {
+            self.session.read();
+        }
         for _ in 0..BURST {
             self.parse();
             self.start_jobs();
-            self.flush(link);
+            let more = self.flush(link);
+            self.start_jobs();
             if self.half_closed && (!self.session.owes() && self.out.is_empty() || link.client_is_gone()) {
-                self.forget_client();
-                link.drop_client();
+                self.drop_client(link);
             }
             if !self.unread.is_empty() && self.may_read() {
                 continue;
             }
             if !link.is_readable() || !self.unread.is_empty() || !self.may_read() {
-                return Ok(false);
+                return Ok(more);
             }
             match link.read(&mut self.input)? {
                 Input::Nothing => {}
@@ -293,16 +293,13 @@ impl<'a> Server<'a> {
     fn end(&mut self, end: &crate::channel::End, link: &mut Link) -> io::Result<()> {
         use crate::channel::End;
         match end {
-            End::HostClosed => self.forget_client(),
+            End::HostClosed => self.forget_client(false),
             End::HalfClosed => {
                 tracing::debug!("received EOF");
                 self.framer.reset();
                 self.half_closed = true;
             }
-            End::Gone => {
-                self.forget_client();
-                link.drop_client();
-            }
+            End::Gone => self.drop_client(link),
             End::LineLost => return Err(io::Error::other("the serial line was hung up")),
         }
         Ok(())
@@ -315,12 +312,12 @@ impl<'a> Server<'a> {
         }
         let now = Instant::now();
         let mut rest = &self.input[self.unread.clone()];
-        while self.out.len() < OUTPUT_HIGH && self.session.has_room(|| now) {
+        while !self.out.is_high() && self.session.has_room(|| now) {
             match self.framer.next(&mut rest) {
                 None => break,
                 Some(Event::Reset(error)) => self.session.reset(error, &mut self.out),
                 Some(Event::Message(message)) => {
-                    if let Some(done) = self.session.message(message, now, &self.agent, &mut self.out) {
+                    if let Some(done) = self.session.message(message, now, &*self.agent, &mut self.out) {
                         self.framer.recycle(done);
                     }
                 }
@@ -347,35 +344,51 @@ impl<'a> Server<'a> {
         for dropped in self.session.take_dropped_streams() {
             self.stream = self.stream.take().filter(|(seq, _)| *seq != dropped);
         }
-        for undo in self.session.take_undos() {
-            let agent = self.agent.clone();
-            start(move |_| undo(&agent));
+        while let Some(undo) = self.session.take_undo() {
+            let (agent, reporter) = (self.agent.clone(), self.reporter.clone());
+            start(move |_| take_back(&agent, undo, &reporter));
         }
     }
 
-    fn flush(&mut self, link: &mut Link) {
-        if self.out.is_empty() {
-            return;
-        }
-        let result = self.out.write_with(|data| link.write(data), drop);
-        match result {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => {
-                // A client that left; a lost device shows at the next read.
-                tracing::debug!("error sending data: {}", os_reason(&error));
-                self.forget_client();
-                link.drop_client();
+    /// Writes what can be written. True when there is more that may be.
+    fn flush(&mut self, link: &mut Link) -> bool {
+        for _ in 0..BURST {
+            if self.out.is_empty() {
+                return false;
+            }
+            let result = self.out.write_with(|data| link.write(data), drop);
+            match result {
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock => {
+                    // A client that left; a lost device shows at the next read.
+                    tracing::debug!("error sending data: {}", os_reason(&e));
+                    self.drop_client(link);
+                    return false;
+                }
+                // There may be room for further replies now.
+                _ => self.session.sent(Instant::now(), &*self.agent, &mut self.out),
+            }
+            if result.is_err() {
+                return false;
+            }
+            if !link.tells_what_is_read() {
+                self.session.read();
             }
         }
+        !self.out.is_empty()
     }
 
-    /// Nothing is owed to a client that is gone, and nothing of it reaches the next one.
-    fn forget_client(&mut self) {
+    fn drop_client(&mut self, link: &mut Link) {
+        self.forget_client(link.left_unread());
+        link.drop_client();
+    }
+
+    /// Nothing is owed to a client that is gone, and nothing of it reaches the next one. `unread` is
+    /// whether it surely left replies unread that were sent.
+    fn forget_client(&mut self, unread: bool) {
         self.framer.reset();
         self.unread = 0..0;
         self.half_closed = false;
-        self.session.hang_up(&mut self.out);
+        self.session.hang_up(unread, Instant::now(), &*self.agent, &mut self.out);
         self.start_jobs();
     }
 
@@ -392,8 +405,9 @@ impl<'a> Server<'a> {
                     self.shrink = Some(now + KEEP_BUFFERS);
                 }
                 self.drain_stream(seq);
-                self.session.done(seq, done, now, &self.agent, &mut self.out);
+                self.session.done(seq, done, now, &*self.agent, &mut self.out);
             }
+            Report::Undone => self.session.undone(),
             Report::Thawed => {
                 self.thawing = false;
                 // If it could not be done, not again at once.
@@ -425,7 +439,7 @@ impl<'a> Server<'a> {
                     // Its pieces were megabytes.
                     self.shrink = Some(Instant::now() + KEEP_BUFFERS);
                 }
-                self.session.piece(seq, piece, Instant::now(), &self.agent, &mut self.out);
+                self.session.piece(seq, piece, Instant::now(), &*self.agent, &mut self.out);
             }
             None => self.stream = None,
         }
@@ -440,7 +454,7 @@ impl<'a> Server<'a> {
     fn tick(&mut self) -> Option<u8> {
         let now = Instant::now();
         let due = |timer: Option<Instant>| timer.is_some_and(|at| at <= now);
-        self.session.tick(now, &self.agent, &mut self.out);
+        self.session.tick(now, &*self.agent, &mut self.out);
         self.start_jobs();
         if due(self.shrink) {
             self.shrink = None;

@@ -8,30 +8,33 @@
 //!
 //! Invariant: once a sync is answered, nothing older than it is ever written.
 
-use std::collections::VecDeque;
+mod notices;
+mod orphans;
+mod queue;
+#[cfg(any(test, feature = "fake"))]
+pub mod stage;
+mod unread;
+
 use std::time::{Duration, Instant};
 
-use crate::agent::Agent;
-use crate::commands::{self, Command, Lane, Stop, Undo};
-use crate::dispatch::{self, Done, Piece};
+use crate::commands::{Command, Lane, Stop, Undo};
+use crate::dispatch::{Done, Piece};
 use crate::output::Output;
 use crate::protocol::error::{Error, Result};
 use crate::protocol::message::Message;
 use crate::protocol::reply;
 use crate::protocol::request::Request;
+use notices::Notices;
+use orphans::{Line, Orphans};
+use queue::{Entry, Queue};
+use unread::Unread;
 
 /// How long a sync waits for the commands ahead of it: it is answered within a second, which is
 /// shorter than every known client's time-out and long enough for a pipelined quick command to be answered in order.
 pub const GRACE: Duration = Duration::from_millis(900);
 
-/// Abandoned commands that may be on workers at the same time.
+/// Abandoned commands and undos that may be on workers at the same time.
 pub const STUCK_LIMIT: usize = 8;
-
-/// Requests that may wait behind a running one before the channel is no longer read.
-const QUEUE_LIMIT: usize = 4096;
-
-/// Bytes of requests and ready replies that may wait.
-const QUEUE_BYTES: usize = 64 << 20;
 
 /// A request on its way to a worker.
 #[derive(Debug)]
@@ -46,64 +49,66 @@ pub struct Job {
     pub stop: Stop,
 }
 
+/// The commands as a session sees them.
+pub trait Commands {
+    /// The row of this name.
+    fn find(&self, name: &str) -> Option<&'static Command>;
+
+    /// Whether a command may be used now.
+    ///
+    /// # Errors
+    /// The refusal as it goes to the client.
+    fn check(&self, row: &Command) -> Result<()>;
+
+    /// Whether a command is refused now and will be after a freeze or a thaw.
+    ///
+    /// # Errors
+    /// The refusal as it goes to the client.
+    fn check_for_any_state(&self, row: &Command) -> Result<()>;
+
+    /// Runs a command and appends its reply, if that needs no worker and it is allowed.
+    fn answer(&self, row: &Command, request: &Request, out: &mut Vec<u8>) -> Answer;
+}
+
+/// What became of a request without a worker.
+pub enum Answer {
+    /// The reply was given. What it tells of can be taken back, if there is something to it.
+    Given(Option<Undo>),
+    /// Nothing was done.
+    NeedsWorker,
+}
+
 /// What is owed to the client, and what runs.
+#[derive(Default)]
 pub struct Session {
     seq: u64,
     /// The oldest unanswered request, when it is on a worker or waits for one.
     head: Option<Head>,
-    queue: VecDeque<Entry>,
-    queue_bytes: usize,
-    /// When the syncs in the queue stop waiting, oldest first.
-    graces: VecDeque<Instant>,
+    queue: Queue,
     /// A reset byte came while something was owed: the next sync does not wait.
     resync: bool,
-    /// Commands that were abandoned, each line of them with its own order.
-    abandoned: Vec<Line>,
+    /// A sync has waited long enough, but the client does not read.
+    overdue: bool,
+    orphans: Orphans,
+    unread: Unread,
     /// Which of the freeze commands is at work.
     freezing: Option<(u64, Stop)>,
     jobs: Vec<Job>,
     dropped_streams: Vec<u64>,
-    undos: Vec<Undo>,
+    /// A job whose last piece is out, and where that ends; its worker has not reported yet.
+    streamed: Option<(u64, u64)>,
+    notices: Notices,
 }
 
 enum Head {
     Running { seq: u64, row: &'static Command, since: Instant, cut: Option<Vec<u8>>, stop: Stop },
-    Waiting(Job),
-}
-
-enum Entry {
-    Reply(Vec<u8>),
-    Call(Job),
-}
-
-#[derive(Default)]
-struct Line {
-    running: Option<u64>,
-    queue: VecDeque<Job>,
-}
-
-impl Default for Session {
-    fn default() -> Session {
-        Session::new()
-    }
+    Waiting { job: Job, since: Instant },
 }
 
 impl Session {
     /// A session to which nothing is owed.
     pub fn new() -> Session {
-        Session {
-            seq: 0,
-            head: None,
-            queue: VecDeque::new(),
-            queue_bytes: 0,
-            graces: VecDeque::new(),
-            resync: false,
-            abandoned: Vec::new(),
-            freezing: None,
-            jobs: Vec::new(),
-            dropped_streams: Vec::new(),
-            undos: Vec::new(),
-        }
+        Session::default()
     }
 
     /// Whether a reply is owed to the client.
@@ -113,13 +118,14 @@ impl Session {
 
     /// Whether the channel may be read on. When not, it may again after `deadline`.
     pub fn has_room(&self, now: impl FnOnce() -> Instant) -> bool {
-        !self.is_full() || self.stuck_at().is_some_and(|at| at <= now())
+        !self.queue.is_full() || self.stuck_at().is_some_and(|at| at <= now())
     }
 
     /// When `tick` should be called next, or `has_room` changes by itself.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        let full = if self.is_full() { self.stuck_at().filter(|at| *at > now) } else { None };
-        self.graces.front().copied().into_iter().chain(full).min()
+        let full = if self.queue.is_full() { self.stuck_at().filter(|at| *at > now) } else { None };
+        let grace = self.queue.grace().filter(|_| !self.overdue);
+        [grace, full, self.notices.deadline()].into_iter().flatten().min()
     }
 
     /// Jobs to start now.
@@ -132,9 +138,16 @@ impl Session {
         std::mem::take(&mut self.dropped_streams)
     }
 
-    /// What abandoned commands made and nobody was told of.
-    pub fn take_undos(&mut self) -> Vec<Undo> {
-        std::mem::take(&mut self.undos)
+    /// How to take back something that a command made and nobody was told of, to be done now.
+    /// [`Session::undone`] says that it was.
+    pub fn take_undo(&mut self) -> Option<Undo> {
+        self.orphans.start_undo()
+    }
+
+    /// An undo came to its end.
+    pub fn undone(&mut self) {
+        self.orphans.undone();
+        self.start_orphans();
     }
 
     /// A message came, or the error reply that it costs. Gives back a message that is done with.
@@ -142,12 +155,9 @@ impl Session {
         &mut self,
         message: Result<Message>,
         now: Instant,
-        agent: &Agent,
+        commands: &impl Commands,
         out: &mut Output,
     ) -> Option<Message> {
-        if self.is_full() {
-            self.shed(out);
-        }
         let request = match message.map(Request::parse) {
             Ok(Ok(request)) => request,
             Ok(Err(refused)) => {
@@ -159,25 +169,38 @@ impl Session {
                 return None;
             }
         };
-        let Some(row) = commands::find(request.execute()) else {
+        let Some(row) = commands.find(request.execute()) else {
             let error = Error::unknown_command(request.execute());
             self.ready(out, |bytes| reply::error(bytes, &error, request.id()));
             return Some(request.into_message());
         };
-        if !self.owes() && dispatch::answer(agent, row, &request, out.tail()) {
+        if !self.owes() {
+            if let Answer::Given(undo) = commands.answer(row, &request, out.tail()) {
+                self.unread.push(out.end(), undo, out);
+                return Some(request.into_message());
+            }
+        }
+        // What is refused for good is not kept waiting. Its refusal is.
+        if let Err(refusal) = commands.check_for_any_state(row) {
+            self.ready(out, |bytes| reply::error(bytes, &refusal, request.id()));
             return Some(request.into_message());
         }
-        let barrier = row.lane == Lane::Barrier && agent.check(row).is_ok();
+        let barrier = row.lane == Lane::Barrier && commands.check(row).is_ok();
+        if self.queue.is_full() {
+            if !barrier {
+                let error = self.excess();
+                self.ready(out, |bytes| reply::error(bytes, &error, request.id()));
+                return Some(request.into_message());
+            }
+            // What is ahead of it has had its time.
+            self.abandon(self.queue.len(), now, commands, out);
+        }
         self.seq += 1;
-        self.queue_bytes += request.footprint();
-        self.queue.push_back(Entry::Call(Job { seq: self.seq, row, request, stop: Stop::default() }));
-        if row.lane == Lane::Barrier {
-            self.graces.push_back(now + GRACE);
-        }
+        self.queue.push_call(Job { seq: self.seq, row, request, stop: Stop::default() }, now + GRACE);
         if barrier && self.resync {
-            self.abandon_until_sync(out, usize::MAX);
+            self.abandon_before(self.queue.last_sync(), now, commands, out);
         }
-        self.advance(now, agent, out);
+        self.advance(now, commands, out);
         None
     }
 
@@ -189,17 +212,44 @@ impl Session {
         self.resync = self.owes();
     }
 
-    /// The client went away: nothing is owed any more. What it asked for is still done.
-    pub fn hang_up(&mut self, out: &mut Output) {
-        self.abandon(self.queue.len(), out);
-        self.graces.clear();
-        self.resync = false;
-        self.start_abandoned();
+    /// The client went away: nothing is owed any more. What it asked for is still done. `unread` says
+    /// that it surely has not read all that was sent.
+    pub fn hang_up(&mut self, unread: bool, now: Instant, commands: &impl Commands, out: &mut Output) {
+        self.abandon(self.queue.len(), now, commands, out);
+        (self.resync, self.overdue) = (false, false);
+        for undo in self.unread.hang_up(unread) {
+            self.orphans.undo(Some(undo));
+        }
+        if let Some((seq, _)) =
+            self.streamed.take().filter(|(_, end)| *end > out.sent() || (unread && *end == out.sent()))
+        {
+            self.orphans.take_over(Line::running(seq));
+        }
+        self.start_orphans();
         out.clear();
     }
 
+    /// Some of the output was sent.
+    pub fn sent(&mut self, now: Instant, commands: &impl Commands, out: &mut Output) {
+        self.unread.sent(out);
+        if self.overdue {
+            self.tick(now, commands, out);
+        }
+        self.advance(now, commands, out);
+    }
+
+    /// Whether it matters if the client has read all that was sent.
+    pub fn wonders(&self) -> bool {
+        self.unread.is_owed()
+    }
+
+    /// The client has read all that was sent, or nobody will ever know.
+    pub fn read(&mut self) {
+        self.unread.read();
+    }
+
     /// Part of the reply of the running job.
-    pub fn piece(&mut self, seq: u64, piece: Piece, now: Instant, agent: &Agent, out: &mut Output) {
+    pub fn piece(&mut self, seq: u64, piece: Piece, now: Instant, commands: &impl Commands, out: &mut Output) {
         match &mut self.head {
             Some(Head::Running { seq: running, cut, .. }) if *running == seq => {
                 out.push(piece.bytes);
@@ -207,7 +257,8 @@ impl Session {
                 *cut = piece.cut;
                 if last {
                     self.head = None;
-                    self.advance(now, agent, out);
+                    self.streamed = Some((seq, out.end()));
+                    self.advance(now, commands, out);
                 }
             }
             _ => {}
@@ -215,7 +266,7 @@ impl Session {
     }
 
     /// A job ended and its worker is free.
-    pub fn done(&mut self, seq: u64, done: Done, now: Instant, agent: &Agent, out: &mut Output) {
+    pub fn done(&mut self, seq: u64, done: Done, now: Instant, commands: &impl Commands, out: &mut Output) {
         if self.freezing.as_ref().is_some_and(|(freezing, _)| *freezing == seq) {
             self.freezing = None;
         }
@@ -223,36 +274,40 @@ impl Session {
             Some(Head::Running { seq: running, cut, .. }) if *running == seq => {
                 // A stream whose worker died is closed as far as it came.
                 out.push(cut.clone().unwrap_or(done.reply));
+                self.unread.push(out.end(), done.undo, out);
                 self.head = None;
             }
-            _ if self.abandoned.iter().any(|line| line.running == Some(seq)) => self.undos.extend(done.undo),
+            _ if self.orphans.done(seq) => self.orphans.undo(done.undo),
             // A stream whose last piece is out.
-            _ => {}
+            _ => {
+                if let Some((_, end)) = self.streamed.take_if(|(streamed, _)| *streamed == seq) {
+                    self.unread.push(end, done.undo, out);
+                }
+            }
         }
-        for line in &mut self.abandoned {
-            line.running = line.running.filter(|running| *running != seq);
-        }
-        self.start_abandoned();
-        self.advance(now, agent, out);
+        self.start_orphans();
+        self.advance(now, commands, out);
     }
 
     /// Time passed.
-    pub fn tick(&mut self, now: Instant, agent: &Agent, out: &mut Output) {
-        if self.graces.front().is_some_and(|grace| *grace <= now) {
-            self.abandon_until_sync(out, 1);
-            self.advance(now, agent, out);
+    pub fn tick(&mut self, now: Instant, commands: &impl Commands, out: &mut Output) {
+        self.notices.tick(now);
+        if self.queue.grace().is_some_and(|grace| grace <= now) {
+            // A client that does not read could not be answered anyway.
+            self.overdue = out.is_high();
+            if !self.overdue {
+                self.queue.end_grace();
+                self.abandon_before(self.queue.first_sync(), now, commands, out);
+                self.advance(now, commands, out);
+            }
         }
-    }
-
-    fn is_full(&self) -> bool {
-        self.queue.len() >= QUEUE_LIMIT || self.queue_bytes >= QUEUE_BYTES
     }
 
     /// When the oldest unanswered request counts as stuck.
     fn stuck_at(&self) -> Option<Instant> {
         match &self.head {
-            Some(Head::Running { since, .. }) => Some(*since + GRACE),
-            _ => None,
+            Some(Head::Running { since, .. } | Head::Waiting { since, .. }) => Some(*since + GRACE),
+            None => None,
         }
     }
 
@@ -263,57 +318,71 @@ impl Session {
         }
         let mut bytes = Vec::new();
         write(&mut bytes);
-        self.queue_bytes += bytes.len();
-        self.queue.push_back(Entry::Reply(bytes));
+        self.queue.push_reply(bytes);
     }
 
-    /// Answers what can be answered, up to the first request that needs a worker.
-    fn advance(&mut self, now: Instant, agent: &Agent, out: &mut Output) {
+    /// The reply to one request too many.
+    fn excess(&self) -> Error {
+        let head = match &self.head {
+            Some(Head::Running { row, .. } | Head::Waiting { job: Job { row, .. }, .. }) => row.name,
+            None => "another one",
+        };
+        Error::new(format!("too many requests wait for {head}, which has not come to an end: this one is not run"))
+    }
+
+    /// Answers what can be answered, up to the first request that needs a worker; and no more than
+    /// the client reads.
+    fn advance(&mut self, now: Instant, commands: &impl Commands, out: &mut Output) {
         self.start_head(now, out);
         while self.head.is_none() {
-            let job = match self.queue.pop_front() {
-                None => {
-                    self.resync = false;
-                    return;
-                }
+            if self.queue.is_empty() {
+                self.resync = false;
+                return;
+            }
+            if out.is_high() && !self.queue.is_due() {
+                return;
+            }
+            let job = match self.queue.pop() {
+                None => return,
                 Some(Entry::Reply(bytes)) => {
-                    self.queue_bytes -= bytes.len();
                     out.push(bytes);
+                    continue;
+                }
+                Some(Entry::Excess(_)) => {
+                    reply::error(out.tail(), &Error::new("too many requests waited: this one was not run"), None);
                     continue;
                 }
                 Some(Entry::Call(job)) => job,
             };
-            self.queue_bytes -= job.request.footprint();
             if job.row.lane == Lane::Barrier {
-                self.graces.pop_front();
                 self.resync = false;
             }
-            match agent.check(job.row) {
-                Err(error) => reply::error(out.tail(), &error, job.request.id()),
-                Ok(()) if dispatch::answer(agent, job.row, &job.request, out.tail()) => {}
-                Ok(()) => {
-                    self.head = Some(Head::Waiting(job));
-                    self.start_head(now, out);
-                }
+            if let Answer::Given(undo) = commands.answer(job.row, &job.request, out.tail()) {
+                self.unread.push(out.end(), undo, out);
+            } else if let Err(error) = commands.check(job.row) {
+                reply::error(out.tail(), &error, job.request.id());
+            } else {
+                self.head = Some(Head::Waiting { job, since: now });
+                self.start_head(now, out);
             }
         }
     }
 
     /// Starts the head if it waits and may run now.
     fn start_head(&mut self, now: Instant, out: &mut Output) {
-        let job = match self.head.take() {
-            Some(Head::Waiting(job)) => job,
+        let (job, waiting_since) = match self.head.take() {
+            Some(Head::Waiting { job, since }) => (job, since),
             other => {
                 self.head = other;
                 return;
             }
         };
-        let stuck = self.abandoned.iter().filter(|line| line.running.is_some()).count();
+        let stuck = self.orphans.at_work();
         if job.row.lane == Lane::Freeze && self.freeze_lane_taken() {
             if let Some((_, stop)) = &self.freezing {
                 stop.ask();
             }
-            self.head = Some(Head::Waiting(job));
+            self.head = Some(Head::Waiting { job, since: waiting_since });
         } else if stuck >= STUCK_LIMIT && job.row.lane != Lane::Freeze {
             let text = format!("{} cannot run now: {stuck} earlier commands have not come to an end", job.row.name);
             reply::error(out.tail(), &Error::new(text), job.request.id());
@@ -333,99 +402,86 @@ impl Session {
 
     /// Whether a freeze command runs, or an older one waits to.
     fn freeze_lane_taken(&self) -> bool {
-        let waits = |line: &Line| line.queue.iter().any(|job| job.row.lane == Lane::Freeze);
-        self.freezing.is_some() || self.abandoned.iter().any(waits)
+        self.freezing.is_some() || self.orphans.freeze_waits()
     }
 
     /// Starts what abandoned lines may start.
-    fn start_abandoned(&mut self) {
-        let mut lines = std::mem::take(&mut self.abandoned);
-        let mut running = lines.iter().filter(|line| line.running.is_some()).count();
-        for line in lines.iter_mut().filter(|line| line.running.is_none()) {
-            let may_run = line.queue.front().is_some_and(|job| match job.row.lane {
-                Lane::Freeze => self.freezing.is_none(),
-                _ => running < STUCK_LIMIT,
-            });
-            if !may_run {
-                continue;
-            }
-            if let Some(job) = line.queue.pop_front() {
-                line.running = Some(job.seq);
-                running += 1;
-                self.start(job);
-            }
+    fn start_orphans(&mut self) {
+        while let Some(job) = self.orphans.start(self.freezing.is_none()) {
+            self.start(job);
         }
-        lines.retain(|line| line.running.is_some() || !line.queue.is_empty());
-        self.abandoned = lines;
     }
 
-    /// Abandons what stands before the first (or the last) sync in the queue.
-    fn abandon_until_sync(&mut self, out: &mut Output, which: usize) {
-        let is_sync = |entry: &Entry| matches!(entry, Entry::Call(job) if job.row.lane == Lane::Barrier);
-        let syncs = self.queue.iter().enumerate().filter(|(_, entry)| is_sync(entry));
-        if let Some((at, _)) = syncs.take(which).last() {
-            let passed = self.queue.iter().take(at).filter(|entry| is_sync(entry)).count();
-            self.graces.drain(..passed);
+    /// Abandons what stands before a sync, unless that is refused by now.
+    fn abandon_before(
+        &mut self,
+        sync: Option<(usize, &'static Command)>,
+        now: Instant,
+        commands: &impl Commands,
+        out: &mut Output,
+    ) {
+        if let Some((at, _)) = sync.filter(|(_, row)| commands.check(row).is_ok()) {
             self.ask_to_stop(at);
-            self.abandon(at, out);
-            self.start_abandoned();
+            self.abandon(at, now, commands, out);
+            self.start_orphans();
         }
     }
 
     /// Asks the head and the first `count` entries of the queue to end early, if they can.
     fn ask_to_stop(&self, count: usize) {
         match &self.head {
-            Some(Head::Running { stop, .. } | Head::Waiting(Job { stop, .. })) => stop.ask(),
+            Some(Head::Running { stop, .. } | Head::Waiting { job: Job { stop, .. }, .. }) => stop.ask(),
             None => {}
         }
-        for entry in self.queue.iter().take(count) {
-            if let Entry::Call(job) = entry {
-                job.stop.ask();
-            }
-        }
+        self.queue.calls(count).for_each(|job| job.stop.ask());
     }
 
     /// Drops the replies to the head and to the first `count` entries of the queue. Commands among
-    /// them are still run, in their order but apart from what comes later.
-    fn abandon(&mut self, count: usize, out: &mut Output) {
+    /// them that are still allowed are run, in their order but apart from what comes later.
+    fn abandon(&mut self, count: usize, now: Instant, commands: &impl Commands, out: &mut Output) {
         let mut line = Line::default();
-        match self.head.take() {
-            None => {}
+        let mut names = Vec::new();
+        let mut leave = |job: Job, line: &mut Line| {
+            if !matches!(job.row.lane, Lane::Inline | Lane::Barrier) {
+                names.push(job.row.name);
+                if commands.check(job.row).is_ok() {
+                    line.queue.push_back(job);
+                }
+            }
+        };
+        let running = match self.head.take() {
+            None => None,
             Some(Head::Running { seq, row, cut, .. }) => {
-                tracing::warn!("{} is abandoned: its client no longer waits for the reply", row.name);
                 if let Some(cut) = cut {
                     out.push(cut);
                     self.dropped_streams.push(seq);
                 }
                 line.running = Some(seq);
+                Some(row.name)
             }
-            Some(Head::Waiting(job)) => line.queue.push_back(job),
-        }
-        for entry in self.queue.drain(..count) {
-            match entry {
-                Entry::Reply(bytes) => self.queue_bytes -= bytes.len(),
-                Entry::Call(job) => {
-                    self.queue_bytes -= job.request.footprint();
-                    if !matches!(job.row.lane, Lane::Inline | Lane::Barrier) {
-                        tracing::warn!("the reply to {} is dropped: its client no longer waits", job.row.name);
-                        line.queue.push_back(job);
-                    }
-                }
+            Some(Head::Waiting { job, .. }) => {
+                leave(job, &mut line);
+                None
+            }
+        };
+        for _ in 0..count {
+            if let Some(Entry::Call(job)) = self.queue.take_first() {
+                leave(job, &mut line);
             }
         }
-        if line.running.is_some() || !line.queue.is_empty() {
-            self.abandoned.push(line);
+        if let Some(running) = running {
+            names.insert(0, running);
         }
-    }
-
-    /// Too much waits behind a command that does not end: forgets it all, so that the next sync
-    /// is found.
-    fn shed(&mut self, out: &mut Output) {
-        tracing::error!("{} requests behind a stuck command are discarded", self.queue.len());
-        self.queue.clear();
-        self.queue_bytes = 0;
-        self.graces.clear();
-        self.abandon(0, out);
+        if !names.is_empty() {
+            self.notices.warn(now, || {
+                let which = notices::names(&names);
+                format!("commands are abandoned, since their client no longer waits for the replies: {which}")
+            });
+        }
+        let dropped = self.orphans.take_over(line);
+        if dropped > 0 {
+            self.notices.warn(now, || format!("{dropped} abandoned commands will not run: too many wait"));
+        }
     }
 }
 

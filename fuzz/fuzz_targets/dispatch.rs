@@ -16,6 +16,7 @@ use qemu_ga::host::Host;
 use qemu_ga::host::fake::FakeKernel;
 use qemu_ga::protocol::frame::{Event, Framer};
 use qemu_ga::protocol::request::Request;
+use qemu_ga::session::Answer;
 use qemu_ga::state::State;
 
 const ALLOWED: &[&str] = &[
@@ -61,17 +62,13 @@ fuzz_target!(|data: &[u8]| {
         let Event::Message(Ok(message)) = event else { continue };
         let Ok(request) = Request::parse(message) else { continue };
         let Some(row) = commands::find(request.execute()) else { continue };
-        // What needs a worker is not asked again there.
-        if agent.check(row).is_err() {
-            continue;
-        }
         let mut reply = Vec::new();
-        if !dispatch::answer(&agent, row, &request, &mut reply) {
+        if let Answer::NeedsWorker = dispatch::answer(agent, row, &request, &mut reply) {
             let pieces = |piece: Piece| {
                 reply.extend(piece.bytes);
                 true
             };
-            let done = dispatch::work(&agent, row, &request, &Stop::default(), pieces);
+            let done = dispatch::work(agent, row, &request, &Stop::default(), pieces);
             reply.extend(done.reply);
         }
         let line = reply.strip_prefix(b"\xff").unwrap_or(&reply);

@@ -4,19 +4,21 @@
 //! edges and remembered here, so a request costs one wait, one read and one write.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollFlags};
+use nix::sys::socket::sockopt::SocketError;
+use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname, getsockopt};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout_at;
 
 use super::listen::Accepted;
 use super::{Endpoint, Listener, port};
-use crate::host::linux::fd::{Owned, watch};
+use crate::host::linux::fd::{Owned, unread_bytes, watch};
 use crate::protocol::error::os_reason;
 
 /// How often a file that cannot be watched is looked at.
@@ -57,6 +59,10 @@ pub struct Link {
     kind: Kind,
     readable: bool,
     writable: bool,
+    /// The client came over a Unix socket.
+    unix: bool,
+    /// It went away before it had read all.
+    reset: bool,
 }
 
 enum Kind {
@@ -174,7 +180,7 @@ impl Link {
                 Kind::Socket { listener, client: None, again: None }
             }
         };
-        Ok(Link { kind, readable: true, writable: true })
+        Ok(Link { kind, readable: true, writable: true, unix: false, reset: false })
     }
 
     /// Whether a read may find something.
@@ -224,7 +230,10 @@ impl Link {
                 Ok(Input::Nothing)
             }
             Err(Errno::EINTR) => Ok(Input::Nothing),
-            Err(_) if matches!(self.kind, Kind::Socket { .. }) => Ok(Input::End(End::Gone)),
+            Err(errno) if matches!(self.kind, Kind::Socket { .. }) => {
+                self.reset = errno == Errno::ECONNRESET;
+                Ok(Input::End(End::Gone))
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -271,6 +280,7 @@ impl Link {
         match taken {
             Ok(stream) => {
                 tracing::debug!("client connected");
+                self.unix = is_unix(stream.input.get_ref().get().as_fd());
                 *client = Some(stream);
                 *again = None;
                 self.readable = true;
@@ -313,7 +323,24 @@ impl Link {
             // One may have been waiting since before.
             self.readable = true;
             self.writable = true;
+            self.reset = false;
         }
+    }
+
+    /// Whether a client that leaves before it has read all can be told from others.
+    pub fn tells_what_is_read(&self) -> bool {
+        self.unix
+    }
+
+    /// Whether the client of a socket went away before it had read all.
+    pub fn left_unread(&self) -> bool {
+        let reset = |fd: BorrowedFd<'_>| getsockopt(&fd, SocketError) == Ok(Errno::ECONNRESET as i32);
+        self.unix && (self.reset || self.fd().is_some_and(reset))
+    }
+
+    /// Whether the client of a socket is known to have read all that was written.
+    pub fn all_is_read(&self) -> bool {
+        self.unix && self.fd().is_some_and(|fd| unread_bytes(fd) == Ok(0))
     }
 
     /// Whether the client that half-closed has now gone altogether.
@@ -393,4 +420,10 @@ fn is_gone(fd: BorrowedFd<'_>) -> bool {
     let mut watched = [PollFd::new(fd, PollFlags::empty())];
     poll(&mut watched, PollTimeout::ZERO).is_ok()
         && watched[0].revents().is_some_and(|seen| seen.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
+}
+
+/// Whether it is a Unix socket: a peer that closes one with bytes unread leaves `ECONNRESET` behind,
+/// and the bytes that it has not read can be asked for. Of a vsock neither is sure.
+fn is_unix(fd: BorrowedFd<'_>) -> bool {
+    getsockname::<SockaddrStorage>(fd.as_raw_fd()).is_ok_and(|name| name.family() == Some(AddressFamily::Unix))
 }

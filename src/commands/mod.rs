@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
+use crate::gate::Passed;
 use crate::host::Host;
 use crate::protocol::error::Result;
 use crate::protocol::message::Members;
@@ -101,20 +102,20 @@ impl Command {
         Command { lane, ..self }
     }
 
-    const fn while_frozen(self) -> Command {
+    pub(crate) const fn while_frozen(self) -> Command {
         Command { while_frozen: true, ..self }
     }
 
-    const fn silent(self) -> Command {
+    pub(crate) const fn silent(self) -> Command {
         Command { replies: false, ..self }
     }
 
-    const fn delimited(self) -> Command {
+    pub(crate) const fn delimited(self) -> Command {
         Command { delimited: true, ..self }
     }
 
-    /// Runs the command.
-    pub fn run(&self, cx: &Ctx<'_>, arguments: Option<Members<'_>>) -> Result<Body> {
+    /// Runs the command, which passed the gate.
+    pub(crate) fn run(&self, cx: &Ctx<'_>, arguments: Option<Members<'_>>, _: Passed) -> Result<Body> {
         (self.run)(cx, arguments)
     }
 }

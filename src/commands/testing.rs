@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::{Body, Ctx};
 use crate::agent::Agent;
 use crate::config::Config;
+use crate::gate;
 use crate::host::Host;
 use crate::log::LogControl;
 use crate::protocol::frame::{Event, Framer};
@@ -38,7 +39,7 @@ pub(crate) fn call(agent: &Agent, name: &str, arguments: Value) -> std::result::
     let request = request(name, &arguments);
     let row = super::find(name).expect("a command");
     let cx = Ctx::new(agent, &agent.host);
-    let json = match row.run(&cx, request.arguments()).map_err(|error| error.desc)? {
+    let json = match gate::run(row, &cx, request.arguments()).map_err(|error| error.desc)? {
         Body::Json(json) => json,
         Body::Stream(mut stream) => {
             let mut json = Vec::new();

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::signals::Signal;
 use crate::agent::Agent;
+use crate::commands::Undo;
 use crate::dispatch::{self, Done, Piece};
 use crate::protocol::message::Message;
 use crate::session::Job;
@@ -17,6 +18,8 @@ pub(super) enum Report {
     Stream(u64, mpsc::Receiver<Piece>),
     /// A job ended; its request's buffers come back.
     Done(u64, Done, Message),
+    /// What an unheard command made was taken back.
+    Undone,
     /// Thawed unasked.
     Thawed,
     /// A signal came.
@@ -80,4 +83,11 @@ pub(super) fn work(agent: &Agent, job: Job, reporter: &mpsc::UnboundedSender<Rep
         done.reply = whole;
     }
     let _ = reporter.send(Report::Done(job.seq, done, job.request.into_message()));
+}
+
+/// Takes back what an unheard command made.
+pub(super) fn take_back(agent: &Agent, undo: Undo, reporter: &mpsc::UnboundedSender<Report>) {
+    // The panic is in the log.
+    let _ = catch_unwind(AssertUnwindSafe(|| undo(agent)));
+    let _ = reporter.send(Report::Undone);
 }

@@ -3,10 +3,12 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::agent::Agent;
 use crate::commands::testing;
 use crate::host::Host;
 use crate::host::fake::FakeKernel;
 use crate::protocol::frame::{Event, Framer};
+use crate::{commands, dispatch};
 
 /// A session with a clock of its own, whose jobs end when the test says so.
 struct Bench {
@@ -57,6 +59,11 @@ impl Bench {
     /// Whether the latest job was asked to stop.
     fn is_stopped(&self) -> bool {
         self.stops.last_key_value().is_some_and(|(_, stop)| stop.is_asked())
+    }
+
+    fn hang_up(&mut self) {
+        self.session.hang_up(false, self.now, &self.agent, &mut self.out);
+        self.collect();
     }
 
     /// A command that goes to a worker.
@@ -233,7 +240,7 @@ fn a_trim_that_a_sync_abandons_is_asked_to_stop() {
 fn a_trim_whose_client_left_goes_on_until_others_need_its_place() {
     let mut bench = Bench::new();
     bench.command("guest-fstrim");
-    bench.session.hang_up(&mut bench.out);
+    bench.hang_up();
     bench.sync(7);
     bench.work(1);
     bench.finish("guest-get-fsinfo", "one");
@@ -251,7 +258,7 @@ fn a_client_that_left_gets_nothing_and_the_next_one_starts_afresh() {
     let mut bench = Bench::new();
     bench.work(1);
     bench.command("guest-ping");
-    bench.session.hang_up(&mut bench.out);
+    bench.hang_up();
     bench.sync(9);
     assert_eq!(bench.replies(), ["{\"return\": 9}"]);
     bench.finish("guest-get-fsinfo", "for the first client");
@@ -262,11 +269,11 @@ fn a_client_that_left_gets_nothing_and_the_next_one_starts_afresh() {
 fn what_an_abandoned_command_made_is_undone() {
     let mut bench = Bench::new();
     bench.work(1);
-    bench.session.hang_up(&mut bench.out);
+    bench.hang_up();
     let (&seq, _) = bench.jobs.first_key_value().expect("a job");
     let done = Done { reply: b"1000\n".to_vec(), undo: Some(Box::new(|_| {})) };
     bench.session.done(seq, done, bench.now, &bench.agent, &mut bench.out);
-    assert_eq!(bench.session.take_undos().len(), 1);
+    assert!(bench.session.take_undo().is_some());
     assert!(bench.replies().is_empty());
 }
 
@@ -307,7 +314,7 @@ fn a_stream_cut_by_a_sync_is_still_one_line() {
 fn a_flood_behind_a_stuck_command_does_not_hide_the_next_sync() {
     let mut bench = Bench::new();
     bench.work(1);
-    for id in 0..u32::try_from(QUEUE_LIMIT).expect("small") {
+    for id in 0..u32::try_from(queue::LIMIT).expect("small") {
         assert!(bench.session.has_room(|| bench.now));
         bench.work(id);
     }
@@ -321,6 +328,216 @@ fn a_flood_behind_a_stuck_command_does_not_hide_the_next_sync() {
     bench.sync(7);
     bench.pass(GRACE);
     assert_eq!(bench.replies().last().map(String::as_str), Some("{\"return\": 7}"));
+}
+
+/// The ways in which commands are abandoned.
+const ABANDON: [fn(&mut Bench); 3] = [
+    |bench| bench.hang_up(),
+    |bench| {
+        bench.sync(7);
+        bench.pass(GRACE);
+    },
+    |bench| {
+        bench.send(b"\xff");
+        bench.sync(7);
+    },
+];
+
+#[test]
+fn a_refused_command_is_not_run_when_it_is_abandoned() {
+    let policy: fn(&mut Bench) = |bench| {
+        bench.agent.set_policy(crate::policy::Policy::new(&[], &["guest-get-disks".to_owned()]));
+    };
+    let frozen: fn(&mut Bench) = |bench| bench.agent.freezer.pretend(true);
+    for (refuse, abandon) in [policy, frozen].into_iter().flat_map(|refuse| ABANDON.map(|abandon| (refuse, abandon))) {
+        // Refused before it is sent, while it waits, and when it is abandoned already.
+        for when in 0..3 {
+            let mut bench = Bench::new();
+            bench.command("guest-fsfreeze-status");
+            for step in 0..3 {
+                if step == when {
+                    refuse(&mut bench);
+                }
+                match step {
+                    0 => bench.command("guest-get-disks"),
+                    1 => abandon(&mut bench),
+                    _ => bench.finish("guest-fsfreeze-status", "late"),
+                }
+            }
+            if when < 2 {
+                assert!(bench.running().is_empty(), "{when}: {:?}", bench.running());
+            }
+            // What is on its way to a worker is asked there.
+            for (seq, row) in bench.jobs.clone() {
+                let request = testing::request(row, &serde_json::json!({}));
+                let row = commands::find(row).expect("a command");
+                let done = dispatch::work(&bench.agent, row, &request, &Stop::default(), |_| true);
+                let reply = String::from_utf8_lossy(&done.reply).into_owned();
+                assert!(reply.contains("has been disabled"), "{when}, job {seq}: {reply}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_is_not_answered_without_bound() {
+    let mut bench = Bench::new();
+    bench.work(1);
+    let id = "x".repeat(100_000);
+    let count = 100;
+    for _ in 0..count {
+        bench.send(format!("{{\"execute\":\"guest-ping\",\"id\":\"{id}\"}}").as_bytes());
+    }
+    bench.sync(7);
+    bench.finish("guest-get-fsinfo", "one");
+    assert!(bench.out.len() < crate::output::HIGH + 2 * id.len(), "{}", bench.out.len());
+    bench.pass(GRACE);
+    assert_eq!(bench.session.deadline(bench.now), None, "a time that has passed would keep the loop busy");
+    let mut replies = Vec::new();
+    loop {
+        let more = bench.replies();
+        if more.is_empty() {
+            break;
+        }
+        replies.extend(more);
+        bench.session.sent(bench.now, &bench.agent, &mut bench.out);
+    }
+    // The sync has waited long enough when the client reads at last.
+    assert!((2..count + 2).contains(&replies.len()), "{}", replies.len());
+    assert_eq!(replies.last().map(String::as_str), Some("{\"return\": 7}"));
+}
+
+#[test]
+fn a_flood_behind_a_slow_command_is_answered_in_order() {
+    let mut bench = Bench::new();
+    bench.work(0);
+    let sent = 5 * queue::LIMIT;
+    for id in 1..sent {
+        bench.now += if bench.session.has_room(|| bench.now) { Duration::ZERO } else { GRACE };
+        assert!(bench.session.has_room(|| bench.now));
+        bench.send(format!("{{\"execute\":\"guest-ping\",\"id\":{id}}}").as_bytes());
+    }
+    assert!(bench.session.queue.len() <= 2 * queue::LIMIT + 1);
+    bench.finish("guest-get-fsinfo", "slow");
+    let (mut replies, mut more) = (Vec::new(), bench.replies());
+    while !more.is_empty() {
+        replies.append(&mut more);
+        bench.session.sent(bench.now, &bench.agent, &mut bench.out);
+        more = bench.replies();
+    }
+    assert_eq!(replies.len(), sent, "one for each");
+    assert_eq!(replies[0], "slow");
+    for (id, reply) in replies.iter().enumerate().skip(1) {
+        let reply: serde_json::Value = serde_json::from_str(reply).expect("JSON");
+        assert_eq!(reply.get("return").is_some(), id < queue::LIMIT + 1, "{id}: {reply}");
+        assert!(reply.get("id").is_none_or(|told| told == id), "{id}: {reply}");
+    }
+}
+
+#[test]
+fn requests_that_clients_leave_behind_are_bounded() {
+    let mut bench = Bench::new();
+    // Holds the freeze lane, so that nothing of what follows begins.
+    bench.command("guest-fstrim");
+    bench.hang_up();
+    let padding = "x".repeat(1 << 20);
+    for _ in 0..200 {
+        bench.command("guest-fsfreeze-status");
+        bench.send(format!("{{\"execute\":\"guest-get-disks\",\"arguments\":{{\"a\":\"{padding}\"}}}}").as_bytes());
+        bench.hang_up();
+    }
+    let (count, bytes) = bench.session.orphans.waiting();
+    assert!(bytes <= queue::BYTES && count > 0, "{count} requests of {bytes} bytes");
+    for _ in 0..queue::LIMIT + 100 {
+        bench.command("guest-fsfreeze-status");
+        bench.hang_up();
+    }
+    let (count, bytes) = bench.session.orphans.waiting();
+    assert!(count <= queue::LIMIT && bytes <= queue::BYTES, "{count} requests of {bytes} bytes");
+    bench.finish("guest-fstrim", "late");
+    let mut ended = 0;
+    while let Some(&name) = bench.running().first() {
+        bench.finish(name, "late");
+        ended += 1;
+    }
+    assert!(ended >= queue::LIMIT, "{ended}");
+    assert_eq!(bench.session.orphans.waiting(), (0, 0), "the count stays right");
+}
+
+/// Ends the one job with something to take back.
+fn finish_with_undo(bench: &mut Bench) {
+    let (seq, _) = bench.jobs.pop_first().expect("a job");
+    let done = Done { reply: b"1000\n".to_vec(), undo: Some(Box::new(|_| {})) };
+    bench.session.done(seq, done, bench.now, &bench.agent, &mut bench.out);
+}
+
+#[test]
+fn a_handle_that_nobody_was_told_of_is_closed() {
+    for (sent, left_unread, undone) in
+        [(false, false, true), (false, true, true), (true, true, true), (true, false, false)]
+    {
+        let mut bench = Bench::new();
+        bench.work(1);
+        finish_with_undo(&mut bench);
+        if sent {
+            bench.replies();
+            bench.session.sent(bench.now, &bench.agent, &mut bench.out);
+        }
+        bench.session.hang_up(left_unread, bench.now, &bench.agent, &mut bench.out);
+        assert_eq!(bench.session.take_undo().is_some(), undone, "sent: {sent}, left unread: {left_unread}");
+    }
+}
+
+#[test]
+fn a_handle_that_the_client_knows_stays_when_later_replies_are_not_read() {
+    let mut bench = Bench::new();
+    bench.work(1);
+    finish_with_undo(&mut bench);
+    bench.replies();
+    bench.session.sent(bench.now, &bench.agent, &mut bench.out);
+    bench.command("guest-ping");
+    bench.replies();
+    bench.session.sent(bench.now, &bench.agent, &mut bench.out);
+    bench.session.hang_up(true, bench.now, &bench.agent, &mut bench.out);
+    assert!(bench.session.take_undo().is_none());
+}
+
+#[test]
+fn undos_that_hang_leave_room_for_commands_and_the_thaw() {
+    let mut bench = Bench::new();
+    let mut hanging = 0;
+    for _ in 0..20 {
+        bench.work(1);
+        finish_with_undo(&mut bench);
+        bench.hang_up();
+        while bench.session.take_undo().is_some() {
+            hanging += 1;
+        }
+    }
+    assert!(hanging < STUCK_LIMIT, "{hanging}");
+    bench.work(2);
+    assert_eq!(bench.running(), ["guest-get-fsinfo"]);
+    bench.hang_up();
+    for _ in 0..20 {
+        bench.work(3);
+        bench.hang_up();
+    }
+    assert_eq!(bench.running().len() + hanging, STUCK_LIMIT, "undos are among what hangs");
+    bench.command("guest-fsfreeze-thaw");
+    assert!(bench.running().contains(&"guest-fsfreeze-thaw"));
+    bench.session.undone();
+    assert!(bench.session.take_undo().is_some(), "the next one has its turn");
+}
+
+#[test]
+fn an_abandonment_is_one_line_in_the_log() {
+    let mut bench = Bench::new();
+    bench.work(1);
+    for id in 0..1000 {
+        bench.work(id);
+    }
+    bench.hang_up();
+    assert_eq!(bench.session.notices.lines(), 1);
 }
 
 #[derive(Clone, Debug)]
@@ -381,7 +598,7 @@ proptest! {
                     bench.session.tick(bench.now, &bench.agent, &mut bench.out);
                 }
                 Act::HangUp => {
-                    bench.session.hang_up(&mut bench.out);
+                    bench.hang_up();
                     bench.replies();
                     last = number;
                 }
@@ -399,5 +616,44 @@ proptest! {
                 last = id;
             }
         }
+    }
+}
+
+fn stage_act() -> impl Strategy<Value = stage::Act> {
+    use stage::Act::*;
+    prop_oneof![
+        8 => (any::<u8>(), any::<u8>()).prop_map(|(spy, size)| Write(spy, size)),
+        6 => any::<u16>().prop_map(Deliver),
+        2 => (0..200u16).prop_map(Deliver),
+        1 => Just(Reset),
+        2 => any::<u16>().prop_map(Read),
+        1 => (0..200u16).prop_map(Read),
+        1 => Just(HalfClose),
+        2 => any::<bool>().prop_map(HangUp),
+        4 => any::<u8>().prop_map(Begin),
+        1 => any::<u8>().prop_map(Piece),
+        4 => any::<u8>().prop_map(End),
+        1 => Just(Undo),
+        2 => (0..1500u16).prop_map(Pass),
+        1 => (any::<Option<u16>>(), any::<u16>()).prop_map(|(allow, block)| Reload(allow, block)),
+        1 => any::<bool>().prop_map(Frozen),
+        1 => any::<bool>().prop_map(Slow),
+        1 => proptest::collection::vec(any::<u8>(), 0..20).prop_map(Garbage),
+    ]
+}
+
+thread_local! {
+    static AGENT: Agent =
+        testing::agent(Host::new("/nonexistent", Box::new(FakeKernel::default())), testing::config());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// What is refused when it starts does not start, whoever waits for it; and what else
+    /// `session::stage` promises.
+    #[test]
+    fn what_is_refused_is_never_run(acts in proptest::collection::vec(stage_act(), 1..60)) {
+        AGENT.with(|agent| stage::play(agent, &acts));
     }
 }

@@ -406,11 +406,13 @@ fn stream_to_client(agent: &Agent, pid: i64, gone: bool) {
     for piece in pieces {
         session.piece(job.seq, piece, now, agent, &mut out);
         if gone {
-            session.hang_up(&mut out);
+            session.hang_up(false, now, agent, &mut out);
         }
     }
     session.done(job.seq, done, now, agent, &mut out);
-    session.take_undos().into_iter().for_each(|undo| undo(agent));
+    while let Some(undo) = session.take_undo() {
+        undo(agent);
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::commands::testing;
 use crate::dispatch;
 use crate::host::Host;
 use crate::host::fake::FakeKernel;
+use crate::session::Answer;
 
 /// An agent whose state directory stays.
 fn agent(state: &std::path::Path) -> Agent {
@@ -73,7 +74,7 @@ fn sixty_four_kibibytes_to_a_file_in_memory_are_written_on_the_loop() {
         crate::protocol::base64::encode(&vec![7; bytes], &mut text);
         let text = String::from_utf8(text).expect("base64");
         let request = testing::request("guest-file-write", &json!({"handle": handle, "buf-b64": text}));
-        dispatch::answer(&agent, row, &request, &mut Vec::new())
+        matches!(dispatch::answer(&agent, row, &request, &mut Vec::new()), Answer::Given(_))
     };
     assert!(on_the_loop(INLINE - 1) && on_the_loop(INLINE));
     assert!(!on_the_loop(INLINE + 3));

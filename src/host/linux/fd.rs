@@ -1,7 +1,7 @@
 //! Descriptors where the crates that we use have only unsafe calls.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{SockFlag, accept4};
 use tokio::io::Interest;
@@ -34,6 +34,24 @@ pub fn watch<T: AsFd>(owner: T, interest: Interest) -> io::Result<AsyncFd<Owned<
     unsafe {
         AsyncFd::register_with_interest(Owned(owner), interest).map_err(Into::into)
     }
+}
+
+/// About how many of the bytes written to a Unix socket have not been read by its peer; 0 only when
+/// all have.
+///
+/// # Errors
+/// Those of ioctl(2).
+pub fn unread_bytes(socket: BorrowedFd<'_>) -> nix::Result<i32> {
+    mod raw {
+        nix::ioctl_read_bad!(outq, nix::libc::TIOCOUTQ, nix::libc::c_int);
+    }
+    let mut bytes = 0;
+    // SAFETY: the kernel writes one int there.
+    #[expect(unsafe_code, reason = "ioctl")]
+    unsafe {
+        raw::outq(socket.as_raw_fd(), &raw mut bytes)?;
+    }
+    Ok(bytes)
 }
 
 /// Accepts a connection, non-blocking and closed in children.
