@@ -61,19 +61,16 @@ impl Agent {
 
     /// Takes new settings over: policy, limits, what concerns freezing.
     pub fn reload(&self, config: Config) {
-        self.set_policy(Policy::new(&config.allow_rpcs, &config.block_rpcs));
+        let policy = Policy::new(&config.allow_rpcs, &config.block_rpcs);
+        policy.warn();
+        policy.warn_if_wider(&self.policy.read().unwrap_or_else(PoisonError::into_inner));
+        self.set_policy(policy);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
     }
 
     /// Replaces the policy.
     pub fn set_policy(&self, policy: Policy) {
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
-    }
-
-    /// Names in the operator's lists that are no commands.
-    pub fn unknown_names(&self) -> Vec<String> {
-        let policy = self.policy.read().unwrap_or_else(PoisonError::into_inner);
-        policy.unknown_names().map(str::to_owned).collect()
     }
 
     /// Whether a command may be used now.

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use self::source::Source;
+use self::source::{Last, Source};
 use crate::cli::{Args, DEFAULT_CONFIG};
 use crate::keyfile::{write_group, write_pair};
 
@@ -18,6 +18,7 @@ const GENERAL: &str = "general";
 const FSFREEZE: &str = "fsfreeze";
 const LIMITS: &str = "limits";
 const NETWORK: &str = "network";
+const VSOCK: &str = "vsock";
 
 /// Why there is no usable configuration.
 #[derive(Debug, PartialEq, thiserror::Error)]
@@ -66,6 +67,8 @@ pub struct Config {
     pub limits: Limits,
     /// What is told of the network.
     pub network: Network,
+    /// Who may connect over vsock.
+    pub vsock: Vsock,
     /// For reading everything again.
     source: Source,
 }
@@ -128,6 +131,23 @@ pub struct Network {
     pub hide: Vec<String>,
 }
 
+/// The context id of the host, whichever guest asks.
+const HOST_CID: u32 = 2;
+
+/// Group `[vsock]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Vsock {
+    /// `allow`: context ids that may connect besides the host's.
+    pub allow: Vec<u32>,
+}
+
+impl Vsock {
+    /// Whether a client with this context id may connect.
+    pub(crate) fn admits(&self, cid: u32) -> bool {
+        cid == HOST_CID || self.allow.contains(&cid)
+    }
+}
+
 impl Config {
     /// Reads the file and applies the command line. The channel's path may still be missing: see
     /// [`Config::settle_channel`].
@@ -137,10 +157,19 @@ impl Config {
             Some(path) => path.clone(),
             None => std::env::var_os("QGA_CONF").map_or_else(|| DEFAULT_CONFIG.into(), PathBuf::from),
         };
-        Source { args: cli.clone(), file, required: cli.config.is_some() }.load()
+        Source { args: cli.clone(), file, required: cli.config.is_some(), last: Last::NoFile }.load()
+    }
+
+    /// The settings in a file that nobody named.
+    #[cfg(test)]
+    pub(crate) fn load_found(file: &Path) -> Result<Config, ConfigError> {
+        Source { args: Args::default(), file: file.to_owned(), required: false, last: Last::NoFile }.load()
     }
 
     /// Reads the file again, for the same command line.
+    ///
+    /// # Errors
+    /// Those of [`Config::load`], and when less of the file is there than was: then everything stays as it is.
     pub fn reload(&self) -> Result<Config, ConfigError> {
         self.source.clone().load()
     }
@@ -215,6 +244,11 @@ impl Config {
             write_group(out, NETWORK)?;
             write_pair(out, "hide", self.network.hide.join(",").as_bytes())?;
         }
+        if self.vsock != Vsock::default() {
+            write_group(out, VSOCK)?;
+            let allow: Vec<String> = self.vsock.allow.iter().map(ToString::to_string).collect();
+            write_pair(out, "allow", allow.join(",").as_bytes())?;
+        }
         Ok(())
     }
 }
@@ -260,8 +294,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_file_panics(text in "(\\[(general|fsfreeze|limits|network)\\]|[a-z-]{4,12}|hide|timeout|daemon|=|[0-9,]{1,30}|\\\\|\n|.){0,20}") {
-            let source = Source { args: Args::default(), file: "c".into(), required: false };
+        fn no_file_panics(text in "(\\[(general|fsfreeze|limits|network|vsock)\\]|[a-z-]{4,12}|hide|timeout|daemon|=|[0-9,]{1,30}|\\\\|\n|.){0,20}") {
+            let source = Source { args: Args::default(), file: "c".into(), required: false, last: Last::NoFile };
             if let Ok(config) = KeyFile::parse(text.as_bytes()).map_err(|_| ()).and_then(|file| source.combine(&file).map_err(|_| ())) {
                 dump(&config);
             }
@@ -321,6 +355,50 @@ mod tests {
     }
 
     #[test]
+    fn numbers_stay_in_their_bounds() {
+        let text = "[fsfreeze]\ntimeout=9223372036854775807\nhook-timeout=18446744073709551615\n\
+            freeze-timeout=31536001\n[limits]\nfile-handles=18446744073709551615\nrequest-bytes=4294967297\n";
+        let config = load(&[], text).unwrap();
+        let year = Duration::from_secs(365 * 24 * 60 * 60);
+        assert_eq!(config.fsfreeze.timeout, Some(year));
+        assert_eq!((config.fsfreeze.hook_timeout, config.fsfreeze.freeze_timeout), (year, year));
+        assert_eq!((config.limits.file_handles, config.limits.request_bytes), (1 << 20, 1 << 30));
+        assert!(std::time::Instant::now().checked_add(year).is_some());
+    }
+
+    #[test]
+    fn vsock_is_for_the_host_unless_others_are_named() {
+        let config = load(&[], "").unwrap();
+        assert!(config.vsock.admits(2) && !config.vsock.admits(1) && !config.vsock.admits(3));
+        let config = load(&[], "[vsock]\nallow=3, 1\n").unwrap();
+        assert!([1, 2, 3].into_iter().all(|cid| config.vsock.admits(cid)) && !config.vsock.admits(4));
+        assert!(dump(&config).ends_with("[vsock]\nallow=3,1\n"));
+        assert!(reason("[vsock]\nallow=3;4\n").contains("allow") && reason("[vsock]\nallow=-1\n").contains("allow"));
+    }
+
+    #[test]
+    fn a_reload_that_finds_less_than_there_was_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.conf");
+        let source = Source { args: Args::default(), file: path.clone(), required: false, last: Last::NoFile };
+        let absent = source.load().unwrap();
+        assert!(absent.reload().is_ok(), "there never was a file");
+        fs::write(&path, "# nothing yet\n").unwrap();
+        let empty = absent.reload().unwrap();
+        assert!(empty.reload().is_ok());
+        fs::write(&path, "[general]\nblock-rpcs=guest-exec\n").unwrap();
+        let config = empty.reload().unwrap();
+        for less in ["", "\n", "# nothing\n"] {
+            fs::write(&path, less).unwrap();
+            assert!(config.reload().unwrap_err().to_string().ends_with(", it has no group any more"), "{less:?}");
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(config.reload().unwrap_err().to_string().ends_with(", No such file or directory"));
+        fs::write(&path, "[general]\n").unwrap();
+        assert!(config.reload().unwrap().block_rpcs.is_empty(), "what is taken out by hand is out");
+    }
+
+    #[test]
     fn all_bad_values_are_reported_even_where_the_command_line_wins() {
         let text = "[general]\nverbose=yes\npath=/a\\qb\n";
         let ConfigError::File { reason, .. } = load(&["-p", "/x", "-v"], text).unwrap_err() else { panic!() };
@@ -342,11 +420,14 @@ mod tests {
 
     #[test]
     fn only_a_file_named_on_the_command_line_must_exist() {
-        let absent = |required| Source { args: Args::default(), file: "/nonexistent/c".into(), required }.load();
+        let absent = |required| {
+            Source { args: Args::default(), file: "/nonexistent/c".into(), required, last: Last::NoFile }.load()
+        };
         assert!(absent(false).is_ok());
         let error = absent(true).unwrap_err().to_string();
         assert_eq!(error, "error loading configuration from path: /nonexistent/c, No such file or directory");
-        let directory = Source { args: Args::default(), file: "/".into(), required: false }.load().unwrap_err();
+        let directory =
+            Source { args: Args::default(), file: "/".into(), required: false, last: Last::NoFile }.load().unwrap_err();
         assert_eq!(directory.to_string(), "error loading configuration from path: /, Not a regular file");
     }
 

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, Signal};
@@ -38,7 +39,7 @@ fn controlling_signals() -> SigSet {
 /// and a process id file as long as it lives. Dropping it removes the file.
 #[derive(Debug, Default)]
 pub struct Lifecycle {
-    pidfile: Option<PidFile>,
+    pidfile: Arc<Mutex<Option<PidFile>>>,
     /// The process id file to be made after the thaw.
     deferred: Option<PathBuf>,
     /// Where the caller waits for the word.
@@ -58,7 +59,7 @@ impl Lifecycle {
             true => (None, Some(pidfile.to_owned())),
             false => (Some(PidFile::lock(pidfile)?), None),
         };
-        Ok(Lifecycle { pidfile, deferred, caller: None })
+        Ok(Lifecycle { pidfile: Arc::new(Mutex::new(pidfile)), deferred, caller: None })
     }
 
     /// Continues in the background. The process that was started waits for [`Lifecycle::ready`] and
@@ -74,14 +75,14 @@ impl Lifecycle {
         match unsafe { fork() }? {
             ForkResult::Parent { .. } => {
                 drop(sender);
-                if let Some(pidfile) = self.pidfile.take() {
+                if let Some(pidfile) = self.pidfile().take() {
                     pidfile.leave_to_child();
                 }
                 wait_for_daemon(File::from(receiver))
             }
             ForkResult::Child => self.caller = Some(File::from(sender)),
         }
-        if let Some(pidfile) = &mut self.pidfile {
+        if let Some(pidfile) = &mut *self.pidfile() {
             pidfile.write()?;
         }
         setsid()?;
@@ -102,15 +103,36 @@ impl Lifecycle {
         }
     }
 
-    /// Makes the process id file if that had to wait for the thaw. By now nobody waits for a status, so
-    /// a failure is only logged.
-    pub fn thawed(&mut self) {
-        if let Some(path) = self.deferred.take() {
-            let made = PidFile::lock(&path).and_then(|mut pidfile| pidfile.write().map(|()| pidfile));
-            match made {
-                Ok(pidfile) => self.pidfile = Some(pidfile),
-                Err(error) => warn!("{error}"),
-            }
+    /// The process id file that had to wait for the thaw, to be made by a worker.
+    pub fn thawed(&mut self) -> Option<Deferred> {
+        self.deferred.take().map(|path| Deferred { path, pidfile: self.pidfile.clone() })
+    }
+
+    fn pidfile(&self) -> MutexGuard<'_, Option<PidFile>> {
+        self.pidfile.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Lifecycle {
+    fn drop(&mut self) {
+        drop(self.pidfile().take());
+    }
+}
+
+/// A process id file that is still to be made.
+#[derive(Debug)]
+pub struct Deferred {
+    path: PathBuf,
+    pidfile: Arc<Mutex<Option<PidFile>>>,
+}
+
+impl Deferred {
+    /// Makes it. By now nobody waits for a status, so a failure is only logged.
+    pub fn make(self) {
+        let made = PidFile::lock(&self.path).and_then(|mut pidfile| pidfile.write().map(|()| pidfile));
+        match made {
+            Ok(pidfile) => *self.pidfile.lock().unwrap_or_else(PoisonError::into_inner) = Some(pidfile),
+            Err(error) => warn!("{error}"),
         }
     }
 }
@@ -136,7 +158,8 @@ mod tests {
         let path = dir.path().join("pid");
         let mut lifecycle = Lifecycle::background(&path, true).unwrap();
         assert!(!path.exists());
-        lifecycle.thawed();
+        lifecycle.thawed().unwrap().make();
+        assert!(lifecycle.thawed().is_none());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", process::id()));
         drop(lifecycle);
         assert!(!path.exists());

@@ -40,6 +40,7 @@ type Result<T> = std::result::Result<T, KeyFileError>;
 #[derive(Clone, Debug, Default)]
 pub struct KeyFile {
     pairs: Vec<Pair>,
+    has_group: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -62,6 +63,7 @@ impl KeyFile {
             }
             if let Some(name) = group_name(line) {
                 group = Some(checked_group(name)?);
+                file.has_group = true;
             } else if let Some(at) = line.iter().position(|&byte| byte == b'=').filter(|&at| at > 0) {
                 let group = group.clone().ok_or(KeyFileError::NoGroup)?;
                 let key = checked_key(line[..at].trim_ascii_end())?;
@@ -98,6 +100,11 @@ impl KeyFile {
         let digits = !raw.is_empty() && raw.iter().all(u8::is_ascii_digit);
         let number = std::str::from_utf8(raw).ok().filter(|_| digits).and_then(|text| text.parse().ok());
         number.map(Some).ok_or_else(|| KeyFileError::Value(key.into()))
+    }
+
+    /// Whether there is any group, be it empty.
+    pub fn has_group(&self) -> bool {
+        self.has_group
     }
 
     /// The keys of a group in the order of the file, repeated ones as often as they stand there.

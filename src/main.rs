@@ -19,6 +19,7 @@ use qemu_ga::host::linux::descriptors::{self, TooFew};
 use qemu_ga::host::linux::file_limit;
 use qemu_ga::host::linux::malloc;
 use qemu_ga::log::{self, LogControl};
+use qemu_ga::policy::Policy;
 use qemu_ga::protocol::error::os_reason;
 use qemu_ga::state::{self, State, StateError};
 use qemu_ga::{commands, serve};
@@ -92,6 +93,7 @@ fn run(mut config: Config, activated: Option<Activated>, log: &LogControl) -> Re
         Some(path) => log.open_file(path).map_err(Failure::Log)?,
         None => {}
     }
+    Policy::new(&config.allow_rpcs, &config.block_rpcs).warn();
     let state = State::open(&config.statedir)?;
     daemon::hold_signals();
     match open(&config, activated, frozen, log) {

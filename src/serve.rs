@@ -22,12 +22,13 @@ use crate::config::Config;
 use crate::daemon::Lifecycle;
 use crate::dispatch::Piece;
 use crate::host::linux::malloc;
-use crate::log::{AUDIT, LogControl, excerpt};
+use crate::log::{LogControl, excerpt};
 use crate::output::Output;
 use crate::protocol::error::os_reason;
 use crate::protocol::frame::{Event, Framer, Limits};
 use crate::session::{STUCK_LIMIT, Session};
 
+use control::Reloading;
 pub use end::leave;
 use reopen::Reopen;
 use worker::{Report, start, start_freezing, take_back, work};
@@ -107,6 +108,7 @@ struct Server<'a> {
     /// Memory is asked for so that no disk is waited for.
     hurried: bool,
     terminated: bool,
+    reloading: Reloading,
 }
 
 /// Why the loop ended.
@@ -141,13 +143,11 @@ impl<'a> Server<'a> {
             thaw_again: None,
             hurried: false,
             terminated: false,
+            reloading: Reloading::default(),
         })
     }
 
     async fn run(mut self, channel: Option<Endpoint>) -> u8 {
-        for name in self.agent.unknown_names() {
-            tracing::info!(target: AUDIT, "the command lists name '{name}', which is no command");
-        }
         self.watch_freeze();
         self.settle_hooks();
         self.lifecycle.ready();
@@ -184,6 +184,8 @@ impl<'a> Server<'a> {
 
     /// Serves one open channel to its end.
     async fn serve(&mut self, link: &mut Link) -> End {
+        let agent = self.agent.clone();
+        link.admit_by(move |cid| agent.config().vsock.admits(cid));
         loop {
             let more = match self.pump(link) {
                 Ok(more) => more,
@@ -398,6 +400,7 @@ impl<'a> Server<'a> {
         let now = Instant::now();
         match report {
             Report::Signal(signal) => return self.signal(signal, status),
+            Report::Reloaded(config) => self.reloaded(*config),
             Report::Stream(seq, pieces) => self.stream = Some((seq, pieces)),
             Report::Done(seq, done, message) => {
                 self.framer.recycle(message);

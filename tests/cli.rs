@@ -129,7 +129,9 @@ impl Drop for Agent {
 /// Whether a daemon lives. A dead one may stay a zombie where nobody reaps orphans.
 fn is_running(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.contains("(qemu-ga) ") && !stat.contains("(qemu-ga) Z")
+    // The first thread may be gone before the others, and the files go with the last one.
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    stat.contains("(qemu-ga) ") && !(stat.contains("(qemu-ga) Z") && threads <= 1)
 }
 
 /// Waits for something that takes a moment.

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollFlags};
 use nix::sys::socket::sockopt::SocketError;
-use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname, getsockopt};
+use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, VsockAddr, getpeername, getsockname, getsockopt};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout_at;
@@ -57,6 +57,8 @@ pub enum End {
 /// A way to the host that is watched by the runtime.
 pub struct Link {
     kind: Kind,
+    /// Which context ids may connect over vsock.
+    admits: Box<dyn Fn(u32) -> bool + Send>,
     readable: bool,
     writable: bool,
     /// The client came over a Unix socket.
@@ -180,7 +182,12 @@ impl Link {
                 Kind::Socket { listener, client: None, again: None }
             }
         };
-        Ok(Link { kind, readable: true, writable: true, unix: false, reset: false })
+        Ok(Link { kind, admits: Box::new(|_| false), readable: true, writable: true, unix: false, reset: false })
+    }
+
+    /// From now on, clients over vsock are those whose context id passes; until then there are none.
+    pub fn admit_by(&mut self, admits: impl Fn(u32) -> bool + Send + 'static) {
+        self.admits = Box::new(admits);
     }
 
     /// Whether a read may find something.
@@ -274,7 +281,17 @@ impl Link {
                 *again = None;
                 return Ok(Input::Nothing);
             }
-            Accepted::Client(fd) => Stream::new(fd),
+            Accepted::Client(fd) => {
+                if let Some(stranger) = peer_cid(&fd).filter(|cid| !(self.admits)(*cid)) {
+                    tracing::warn!(
+                        "a client with the vsock context id {stranger} is turned away: it is neither the host \
+                         nor named in [vsock] allow"
+                    );
+                    self.readable = true;
+                    return Ok(Input::Nothing);
+                }
+                Stream::new(fd)
+            }
             Accepted::NotNow(error) => Err(error),
         };
         match taken {
@@ -413,6 +430,12 @@ impl Link {
         }
         Ok(())
     }
+}
+
+/// Where a client over vsock comes from; `None` for others.
+fn peer_cid(client: &OwnedFd) -> Option<u32> {
+    let peer = getpeername::<SockaddrStorage>(client.as_raw_fd()).ok()?;
+    peer.as_vsock_addr().map(VsockAddr::cid)
 }
 
 /// Whether both directions of a socket are closed.

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -30,11 +31,11 @@ pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
 
 /// `/dev/vportNpM` of the port that udev would have named so.
 fn unnamed(path: &Path) -> Option<PathBuf> {
-    let name = path.strip_prefix(NAMES).ok()?.to_str()?;
+    let name = path.strip_prefix(NAMES).ok()?.as_os_str().as_bytes();
     let ports = std::fs::read_dir("/sys/class/virtio-ports").ok()?;
     let device = ports
         .filter_map(Result::ok)
-        .find(|port| std::fs::read_to_string(port.path().join("name")).is_ok_and(|found| found.trim() == name))?;
+        .find(|port| std::fs::read(port.path().join("name")).is_ok_and(|found| found.trim_ascii() == name))?;
     Some(Path::new("/dev").join(device.file_name()))
 }
 

@@ -10,17 +10,27 @@ use std::time::Duration;
 use nix::libc::O_NONBLOCK;
 use tracing::warn;
 
-use super::{Config, ConfigError, FSFREEZE, Fsfreeze, GENERAL, LIMITS, Limits, NETWORK, Network};
+use super::{Config, ConfigError, FSFREEZE, Fsfreeze, GENERAL, LIMITS, Limits, NETWORK, Network, VSOCK, Vsock};
 use crate::cli::Args;
 use crate::keyfile::{KeyFile, KeyFileError};
 use crate::protocol::error::os_reason;
 
 /// The keys of our own groups, to tell a misspelt one.
-const OWN_KEYS: [(&str, &[&str]); 3] = [
+const OWN_KEYS: &[(&str, &[&str])] = &[
     (FSFREEZE, &["timeout", "hook-timeout", "freeze-timeout", "best-effort"]),
     (LIMITS, &["file-handles", "running-children", "finished-children", "finished-bytes", "request-bytes"]),
     (NETWORK, &["hide"]),
+    (VSOCK, &["allow"]),
 ];
+
+/// Longer than anybody waits; what is added to a clock must not leave its range.
+const YEAR: u64 = 365 * 24 * 60 * 60;
+
+/// More than a process can have.
+const MOST_THINGS: u64 = 1 << 20;
+/// What the parser can count.
+const LARGEST_REQUEST: u64 = 1 << 30;
+const MOST_BYTES: u64 = 1 << 40;
 
 /// What a configuration is made of: a file and a command line.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,21 +39,44 @@ pub(super) struct Source {
     pub(super) file: PathBuf,
     /// A file named on the command line must exist.
     pub(super) required: bool,
+    /// What the file was when it was last read. Editors and package managers take a file away or empty it
+    /// for a moment: that must not drop the policy it holds.
+    pub(super) last: Last,
+}
+
+/// How much of a configuration file there was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
+pub(super) enum Last {
+    #[default]
+    NoFile,
+    NoGroup,
+    Groups,
 }
 
 impl Source {
     /// Reads the file and puts both together.
-    pub(super) fn load(self) -> Result<Config, ConfigError> {
+    pub(super) fn load(mut self) -> Result<Config, ConfigError> {
         let refused = |reason: String| ConfigError::File { path: self.file.clone(), reason };
-        let file = match read(&self.file) {
-            Ok(text) => KeyFile::parse(&text).map_err(|error| refused(error.to_string()))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.required => KeyFile::default(),
+        let (file, now) = match read(&self.file) {
+            Ok(text) => {
+                let file = KeyFile::parse(&text).map_err(|error| refused(error.to_string()))?;
+                let now = if file.has_group() { Last::Groups } else { Last::NoGroup };
+                (file, now)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.required && self.last == Last::NoFile => {
+                (KeyFile::default(), Last::NoFile)
+            }
             Err(error) => return Err(refused(os_reason(&error))),
         };
-        self.combine(&file).map_err(|errors| {
+        if now < self.last {
+            return Err(refused("it has no group any more".into()));
+        }
+        let combined = self.combine(&file).map_err(|errors| {
             let reasons: Vec<String> = errors.iter().map(ToString::to_string).collect();
             refused(reasons.join("; "))
-        })
+        });
+        self.last = now;
+        combined.map(|config| Config { source: self, ..config })
     }
 
     /// Puts the file and the command line together, or says all that is wrong with the file's values.
@@ -73,6 +106,7 @@ impl Source {
             fsfreeze: values.fsfreeze(),
             limits: values.limits(),
             network: values.network(),
+            vsock: Vsock { allow: values.numbers(VSOCK, "allow") },
             source: self.clone(),
         };
         if !values.errors.is_empty() {
@@ -114,7 +148,7 @@ fn warn_about(file: &KeyFile) {
             _ => {}
         }
     }
-    for (group, known) in OWN_KEYS {
+    for &(group, known) in OWN_KEYS {
         for key in file.keys(group).filter(|key| !known.contains(key)) {
             warn!("unknown configuration key {key} in group [{group}]");
         }
@@ -149,7 +183,7 @@ impl Values<'_> {
         Fsfreeze {
             timeout: match self.noted(self.file.number(FSFREEZE, "timeout")) {
                 Some(0) => None,
-                Some(seconds) => Some(Duration::from_secs(seconds)),
+                Some(seconds) => Some(Duration::from_secs(at_most(YEAR, FSFREEZE, "timeout", seconds))),
                 None => usual.timeout,
             },
             hook_timeout: self.seconds("hook-timeout", usual.hook_timeout),
@@ -161,11 +195,11 @@ impl Values<'_> {
     fn limits(&mut self) -> Limits {
         let usual = Limits::default();
         Limits {
-            file_handles: self.limit("file-handles", usual.file_handles),
-            running_children: self.limit("running-children", usual.running_children),
-            finished_children: self.limit("finished-children", usual.finished_children),
-            finished_bytes: self.limit("finished-bytes", usual.finished_bytes),
-            request_bytes: self.limit("request-bytes", usual.request_bytes),
+            file_handles: self.limit("file-handles", MOST_THINGS, usual.file_handles),
+            running_children: self.limit("running-children", MOST_THINGS, usual.running_children),
+            finished_children: self.limit("finished-children", MOST_THINGS, usual.finished_children),
+            finished_bytes: self.limit("finished-bytes", MOST_BYTES, usual.finished_bytes),
+            request_bytes: self.limit("request-bytes", LARGEST_REQUEST, usual.request_bytes),
         }
     }
 
@@ -176,11 +210,19 @@ impl Values<'_> {
     }
 
     fn seconds(&mut self, key: &str, usual: Duration) -> Duration {
-        self.positive(FSFREEZE, key).map_or(usual, Duration::from_secs)
+        self.positive(FSFREEZE, key).map_or(usual, |number| Duration::from_secs(at_most(YEAR, FSFREEZE, key, number)))
     }
 
-    fn limit(&mut self, key: &str, usual: usize) -> usize {
-        self.positive(LIMITS, key).map_or(usual, |number| usize::try_from(number).unwrap_or(usize::MAX))
+    fn limit(&mut self, key: &str, most: u64, usual: usize) -> usize {
+        let number = self.positive(LIMITS, key).map(|number| at_most(most, LIMITS, key, number));
+        number.map_or(usual, |number| usize::try_from(number).unwrap_or(usize::MAX))
+    }
+
+    /// A comma list of numbers.
+    fn numbers(&mut self, group: &str, key: &str) -> Vec<u32> {
+        let list = self.string(group, key).unwrap_or_default();
+        let parsed = items(&list).iter().map(|item| item.trim().parse()).collect::<Result<_, _>>();
+        self.noted(parsed.map(Some).map_err(|_| KeyFileError::Value(key.into()))).unwrap_or_default()
     }
 
     /// A number from 1 on: with a limit of 0 the agent would be of no use.
@@ -198,6 +240,15 @@ impl Values<'_> {
             None
         })
     }
+}
+
+/// A number in its bounds. One that is too large must not keep an agent from its start: it may have a freeze
+/// to end.
+fn at_most(most: u64, group: &str, key: &str, number: u64) -> u64 {
+    if number > most {
+        warn!("[{group}] {key}={number} is too large, {most} is taken");
+    }
+    number.min(most)
 }
 
 /// The items of a comma list, as they stand there. An empty list has none.

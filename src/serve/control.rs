@@ -3,9 +3,21 @@
 use std::time::Instant;
 
 use super::signals::Signal;
-use super::worker::{Report, start_freezing};
+use super::worker::{Report, start, start_freezing};
 use super::{END_FROZEN, Server, THAW_AGAIN, limits};
+use crate::config::{Config, ConfigError};
 use crate::freeze;
+use crate::log::OPERATOR;
+
+/// Whether the settings are being read.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) enum Reloading {
+    #[default]
+    No,
+    Once,
+    /// And again then: what is read now may be out of date.
+    Again,
+}
 
 impl Server<'_> {
     /// Follows the freeze state: its timers, and what had to wait for the thaw.
@@ -25,9 +37,11 @@ impl Server<'_> {
             self.thaw_at = self.thaw_again.or(limit);
         } else {
             (self.thaw_at, self.thaw_again) = (None, None);
-            self.lifecycle.thawed();
         }
         self.hurry(is_frozen);
+        if !is_frozen {
+            self.lifecycle.thawed().into_iter().for_each(|pidfile| start(move |_| pidfile.make()));
+        }
     }
 
     /// While frozen, the loop gets its memory without waiting for a disk. Threads that it starts would
@@ -82,15 +96,33 @@ impl Server<'_> {
         }
     }
 
+    /// Reads the settings again, on a worker: their disk may hang.
     pub(super) fn reload(&mut self) {
         self.log.reopen();
-        match self.agent.config().reload() {
+        if self.reloading != Reloading::No {
+            self.reloading = Reloading::Again;
+            return;
+        }
+        self.reloading = Reloading::Once;
+        let (config, reporter) = (self.agent.config(), self.reporter.clone());
+        start(move |_| {
+            let _ = reporter.send(Report::Reloaded(Box::new(config.reload())));
+        });
+    }
+
+    pub(super) fn reloaded(&mut self, config: Result<Config, ConfigError>) {
+        match config {
             Ok(config) => {
                 self.framer.set_limits(limits(&config));
                 self.agent.reload(config);
                 tracing::info!("configuration reloaded");
             }
-            Err(error) => tracing::error!("configuration not reloaded, the old one stays: {error}"),
+            Err(error) => {
+                tracing::error!(target: OPERATOR, "configuration not reloaded, the old one stays: {error}");
+            }
+        }
+        if std::mem::take(&mut self.reloading) == Reloading::Again {
+            self.reload();
         }
     }
 }

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::channel::{self, Link};
+use tokio::sync::oneshot;
+
+use super::worker::start;
+use crate::channel::{self, ChannelError, Endpoint, Link};
 use crate::config::Config;
 use crate::protocol::error::os_reason;
 
@@ -18,12 +21,21 @@ pub(super) struct Reopen {
     wait: Duration,
     reason: String,
     worked: bool,
+    /// An attempt is under way, on a worker: the way to a socket may lead over a disk.
+    opening: Option<oneshot::Receiver<Result<Endpoint, ChannelError>>>,
 }
 
 impl Reopen {
     pub(super) fn new(config: &Config) -> Reopen {
         let path = config.path.clone().unwrap_or_default();
-        Reopen { method: config.method.clone(), path, wait: FIRST_WAIT, reason: String::new(), worked: false }
+        Reopen {
+            method: config.method.clone(),
+            path,
+            wait: FIRST_WAIT,
+            reason: String::new(),
+            worked: false,
+            opening: None,
+        }
     }
 
     /// Whether there was a channel before.
@@ -41,9 +53,24 @@ impl Reopen {
     /// The channel, as soon as it can be opened; `None` when it never will be. Safe to cancel.
     pub(super) async fn next(&mut self) -> Option<Link> {
         loop {
-            tokio::time::sleep(self.wait).await;
-            self.wait = (self.wait * 2).min(LONGEST_WAIT);
-            let reason = match channel::open(&self.method, &self.path) {
+            let opening = match &mut self.opening {
+                Some(opening) => opening,
+                None => {
+                    tokio::time::sleep(self.wait).await;
+                    self.wait = (self.wait * 2).min(LONGEST_WAIT);
+                    let (sender, opening) = oneshot::channel();
+                    let (method, path) = (self.method.clone(), self.path.clone());
+                    start(move |_| {
+                        let _ = sender.send(channel::open(&method, &path));
+                    });
+                    self.opening.insert(opening)
+                }
+            };
+            let opened = opening.await;
+            self.opening = None;
+            // Without a word if the worker had a bug, which the log tells.
+            let Ok(opened) = opened else { continue };
+            let reason = match opened {
                 Ok(endpoint) => match Link::new(endpoint) {
                     Ok(link) => {
                         tracing::info!("channel '{}' is open", self.path.display());

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::signals::Signal;
 use crate::agent::Agent;
 use crate::commands::Undo;
+use crate::config::{Config, ConfigError};
 use crate::dispatch::{self, Done, Piece};
 use crate::protocol::message::Message;
 use crate::session::Job;
@@ -22,6 +23,8 @@ pub(super) enum Report {
     Undone,
     /// Thawed unasked.
     Thawed,
+    /// The settings were read again.
+    Reloaded(Box<Result<Config, ConfigError>>),
     /// A signal came.
     Signal(Signal),
 }
