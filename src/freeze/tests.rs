@@ -13,6 +13,7 @@ use crate::host::fake::{Effect, FakeKernel, Outcome};
 
 mod again;
 mod hooks;
+mod impatient;
 mod late;
 mod model;
 

@@ -18,6 +18,7 @@ mod hardware;
 #[allow(dead_code, reason = "shared with the demo, which uses other parts of it")]
 mod harness;
 mod identity;
+mod impatient;
 mod inventory;
 mod keys;
 mod layouts;

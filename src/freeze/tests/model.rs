@@ -27,7 +27,7 @@ enum Act {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Event {
+pub(super) enum Event {
     Fail,
     /// The call does not return in time.
     Hang,
@@ -98,14 +98,14 @@ struct Plan {
 }
 
 /// Kernel, hooks and agent.
-struct World {
-    guest: Guest,
-    frozen: Arc<Mutex<HashMap<String, u32>>>,
+pub(super) struct World {
+    pub(super) guest: Guest,
+    pub(super) frozen: Arc<Mutex<HashMap<String, u32>>>,
     plan: Arc<Mutex<Plan>>,
 }
 
 impl World {
-    fn new() -> World {
+    pub(super) fn new() -> World {
         let guest = with_directory(&[("1", "[ ! -e $0-$1 ]"), ("2", "[ ! -e $0-$1 ]")]);
         let frozen = Arc::new(Mutex::new(HashMap::new()));
         let plan = Arc::new(Mutex::new(Plan::default()));
@@ -152,14 +152,14 @@ impl World {
     }
 
     /// Waits long for each call, since a busy machine is slow, unless one is going to hang.
-    fn be_patient(&mut self) {
+    pub(super) fn be_patient(&mut self) {
         let will_hang = matches!(self.plan.lock().expect("not poisoned").at, Some((_, Event::Hang)));
         let patience = if will_hang { Duration::from_millis(300) } else { Duration::from_secs(30) };
         self.guest.set(|config| config.fsfreeze.freeze_timeout = patience);
     }
 
     /// A new agent, as the service manager starts it.
-    fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         self.guest.kernel = self.guest.kernel.of_another_process();
         self.guest.agent = self.guest.restarted();
         if owes_hooks(self.agent()) {
@@ -168,7 +168,7 @@ impl World {
     }
 
     /// The outcome of a freeze or thaw; `None` when the agent was killed meanwhile.
-    fn outcome(&mut self, outcome: Result<i64>) -> Option<Result<i64>> {
+    pub(super) fn outcome(&mut self, outcome: Result<i64>) -> Option<Result<i64>> {
         let (remains, hung) = {
             let mut plan = self.plan.lock().expect("not poisoned");
             (plan.remains.take(), plan.hung.take())
@@ -192,7 +192,7 @@ impl World {
         None
     }
 
-    fn hook_fails(&self, hook: &str, word: &str, fails: bool) {
+    pub(super) fn hook_fails(&self, hook: &str, word: &str, fails: bool) {
         let flag = self.guest.root.path().join(format!("hook.d/{hook}-{word}"));
         if fails {
             std::fs::write(flag, "").expect("a file");
@@ -201,8 +201,26 @@ impl World {
         }
     }
 
+    /// Something happens to the n-th call to the kernel from now on.
+    pub(super) fn plan(&self, n: usize, event: Event) {
+        self.plan.lock().expect("not poisoned").at = Some((n, event));
+    }
+
+    pub(super) fn clear_plan(&self) {
+        self.plan.lock().expect("not poisoned").at = None;
+    }
+
+    /// Whether each hook was told of a freeze, a thaw, a freeze and so on.
+    pub(super) fn hooks_alternate(&self) -> bool {
+        let log = super::hooks::hook_log(&self.guest);
+        ["1", "2"].iter().all(|hook| {
+            let mut told = log.lines().filter_map(|line| line.strip_prefix(hook));
+            [" freeze", " thaw"].into_iter().cycle().zip(&mut told).all(|(due, word)| due == word)
+        })
+    }
+
     /// Whether each hook was told of a thaw after the last freeze it was told of.
-    fn hooks_are_paired(&self) -> bool {
+    pub(super) fn hooks_are_paired(&self) -> bool {
         let log = super::hooks::hook_log(&self.guest);
         ["1", "2"].iter().all(|hook| {
             let told: Vec<&str> = log.lines().filter_map(|line| line.strip_prefix(hook)).collect();
@@ -220,8 +238,12 @@ proptest! {
         for act in acts {
             world.be_patient();
             let outcome = match act {
-                // The policy refuses these while frozen.
-                Act::Freeze | Act::FreezeList(_) if world.agent().freezer.is_frozen() => continue,
+                // Policy refuses these earlier, if it is asked when they start.
+                Act::Freeze | Act::FreezeList(_) if world.agent().freezer.is_frozen() => {
+                    let refusal = freeze(world.agent(), None).expect_err("refused");
+                    prop_assert_eq!(refusal.class, crate::protocol::error::Class::CommandNotFound);
+                    continue;
+                }
                 Act::Freeze => freeze(world.agent(), None),
                 Act::FreezeList(points) => freeze(world.agent(), Some(&points)),
                 Act::Thaw => thaw(world.agent()),
@@ -235,7 +257,7 @@ proptest! {
                     Ok(0)
                 }
                 Act::At(n, event) => {
-                    world.plan.lock().expect("not poisoned").at = Some((n, event));
+                    world.plan(n, event);
                     continue;
                 }
                 Act::HookFails(hook, word, fails) => {
@@ -255,11 +277,11 @@ proptest! {
             prop_assert_eq!(is_frozen, world.guest.kernel.is_pinned());
             prop_assert!(!freezing || !is_frozen || outcome.is_none());
         }
-        world.plan.lock().expect("not poisoned").at = None;
+        world.clear_plan();
         // A hook that fails to thaw makes this an error, and changes nothing about the rest.
         let _ = thaw(world.agent());
         prop_assert_eq!(total(&world.frozen), 0);
         prop_assert!(!world.agent().freezer.is_frozen() && !world.guest.marker());
-        prop_assert!(world.hooks_are_paired(), "{}", super::hooks::hook_log(&world.guest));
+        prop_assert!(world.hooks_are_paired() && world.hooks_alternate(), "{}", super::hooks::hook_log(&world.guest));
     }
 }
