@@ -36,6 +36,13 @@ check: ## Formatting and lints
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 
+fuzz: ## A minute of fuzzing for each target in fuzz/
+	.ci/setup build
+	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
+	for fuzzed in $$(sed -n 's/^name = "\([a-z]*\)"$$/\1/p' fuzz/Cargo.toml); do \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$fuzzed -- -max_total_time=60 || exit 1; \
+	done
+
 build: ## The agent, target/release/qemu-ga
 	.ci/setup build
 	$(CARGO) build --release --locked
@@ -85,4 +92,4 @@ uninstall: ## Remove what "make install" installed, except from /etc/qemu
 clean: ## Remove everything that was built, the guest images included
 	$(CARGO) clean
 
-.PHONY: help demo test check build deb install uninstall clean
+.PHONY: help demo test check fuzz build deb install uninstall clean

@@ -10,7 +10,6 @@
 //! has done; those with the target [`OPERATOR`] also to stderr, for those who start the agent.
 
 mod budget;
-mod excerpt;
 mod outlet;
 mod ring;
 mod sink;
@@ -29,7 +28,6 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::{Layer, registry};
 
 use self::budget::Budget;
-pub use self::excerpt::excerpt;
 use self::outlet::{Order, Outlet};
 use self::ring::{Marks, Ring};
 use self::sink::{Sink, Syslog};
@@ -376,15 +374,23 @@ impl Visit for Text<'_> {
     }
 }
 
+/// Whether a terminal may take a character for a command, or show text in another order by it.
+pub(crate) fn is_deceptive(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+}
+
 impl fmt::Write for Text<'_> {
-    /// Control characters are escaped, so that nobody can forge a line.
+    /// What plays with lines or terminals is escaped, so that nobody can forge a line.
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            match byte {
-                b'\n' => self.0.extend_from_slice(b"\\n"),
-                b'\r' => self.0.extend_from_slice(b"\\r"),
-                b'\t' | b' '..=b'~' | 0x80.. => self.0.push(byte),
-                _ => write!(self.0, "\\x{byte:02x}").map_err(|_| fmt::Error)?,
+        for c in text.chars() {
+            match c {
+                '\n' => self.0.extend_from_slice(b"\\n"),
+                '\r' => self.0.extend_from_slice(b"\\r"),
+                '\t' | ' '..='~' => self.0.extend(u8::try_from(c)),
+                '\0'..='\x7F' => write!(self.0, "\\x{:02x}", u32::from(c)).map_err(|_| fmt::Error)?,
+                _ if is_deceptive(c) => write!(self.0, "{}", c.escape_unicode()).map_err(|_| fmt::Error)?,
+                _ => self.0.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
             }
         }
         Ok(())
@@ -461,8 +467,8 @@ mod tests {
     #[test]
     fn a_line_cannot_be_forged() {
         Scene::run(|scene| {
-            warn!("data: {}", "a\nb\r\x1b[2J\tü");
-            assert_eq!(scene.log("log"), "warning: data: a\\nb\\r\\x1b[2J\tü\n");
+            warn!("data: {}", "a\nb\r\x1b[2J\tü\u{9b}2J\u{202e}");
+            assert_eq!(scene.log("log"), "warning: data: a\\nb\\r\\x1b[2J\tü\\u{9b}2J\\u{202e}\n");
         });
     }
 

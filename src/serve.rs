@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use zeroize::Zeroize;
 
 use crate::agent::Agent;
 use crate::channel::{Endpoint, Input, Link};
@@ -22,7 +23,7 @@ use crate::config::Config;
 use crate::daemon::Lifecycle;
 use crate::dispatch::Piece;
 use crate::host::linux::malloc;
-use crate::log::{LogControl, excerpt};
+use crate::log::LogControl;
 use crate::output::Output;
 use crate::protocol::error::os_reason;
 use crate::protocol::frame::{Event, Framer, Limits};
@@ -91,6 +92,8 @@ struct Server<'a> {
     input: Vec<u8>,
     /// The part of `input` that is not looked at yet.
     unread: std::ops::Range<usize>,
+    /// So much of `input` was read into since it was wiped.
+    used: usize,
     /// The client sends no more; it is dropped when all is answered.
     half_closed: bool,
     reports: mpsc::UnboundedReceiver<Report>,
@@ -132,6 +135,7 @@ impl<'a> Server<'a> {
             out: Output::default(),
             input: vec![0; READ_USUAL],
             unread: 0..0,
+            used: 0,
             half_closed: false,
             reports,
             reporter,
@@ -278,12 +282,15 @@ impl<'a> Server<'a> {
                 Input::Nothing => {}
                 Input::Bytes(count) => {
                     if count == self.input.len() && count < READ_LARGE {
-                        self.input.resize(READ_LARGE, 0);
+                        let mut larger = vec![0; READ_LARGE];
+                        larger[..count].copy_from_slice(&self.input);
+                        self.input.zeroize();
+                        self.input = larger;
                         self.shrink = Some(Instant::now() + KEEP_BUFFERS);
                     }
-                    let whole = !self.framer.is_pending();
-                    tracing::debug!("read data, count: {count}, data: {}", excerpt(&self.input[..count], whole));
+                    tracing::debug!("read data, count: {count}");
                     self.unread = 0..count;
+                    self.used = self.used.max(count);
                 }
                 Input::End(end) => self.end(&end, link)?,
             }
@@ -326,9 +333,17 @@ impl<'a> Server<'a> {
             }
         }
         self.unread.start = self.unread.end - rest.len();
+        if self.unread.is_empty() && !self.framer.is_pending() {
+            self.wipe_input();
+        }
         if self.framer.footprint() > USUAL_BUFFER {
             self.shrink = Some(now + KEEP_BUFFERS);
         }
+    }
+
+    /// There may have been a password or a file in it.
+    fn wipe_input(&mut self) {
+        self.input[..std::mem::take(&mut self.used)].zeroize();
     }
 
     fn start_jobs(&mut self) {
@@ -389,6 +404,7 @@ impl<'a> Server<'a> {
     fn forget_client(&mut self, unread: bool) {
         self.framer.reset();
         self.unread = 0..0;
+        self.wipe_input();
         self.half_closed = false;
         self.session.hang_up(unread, Instant::now(), &*self.agent, &mut self.out);
         self.start_jobs();
@@ -463,6 +479,7 @@ impl<'a> Server<'a> {
             self.shrink = None;
             self.framer.shrink();
             if self.unread.is_empty() {
+                self.wipe_input();
                 self.input = vec![0; READ_USUAL];
             }
             malloc::settle_at_rest();

@@ -158,22 +158,28 @@ impl Session {
         commands: &impl Commands,
         out: &mut Output,
     ) -> Option<Message> {
-        let request = match message.map(Request::parse) {
+        let mut request = match message.map(Request::parse) {
             Ok(Ok(request)) => request,
             Ok(Err(refused)) => {
+                tracing::debug!("a message that is no request");
                 self.ready(out, |bytes| reply::error(bytes, &refused.error, refused.id()));
                 return None;
             }
             Err(error) => {
+                tracing::debug!("a message that could not be read");
                 self.ready(out, |bytes| reply::error(bytes, &error, None));
                 return None;
             }
         };
+        tracing::debug!("request: {}", request.summary());
         let Some(row) = commands.find(request.execute()) else {
             let error = Error::unknown_command(request.execute());
             self.ready(out, |bytes| reply::error(bytes, &error, request.id()));
             return Some(request.into_message());
         };
+        if !row.secret {
+            request.mark_plain();
+        }
         if !self.owes() {
             if let Answer::Given(undo) = commands.answer(row, &request, out.tail()) {
                 self.unread.push(out.end(), undo, out);

@@ -26,7 +26,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command::new("guest-file-open", |cx, a| cx.call(open, a)),
     Command::new("guest-file-close", |cx, a| cx.call(close, a)),
     Command::new("guest-file-read", |cx, a| cx.stream(read, a)).lane(Lane::Prompt),
-    Command::new("guest-file-write", |cx, a| cx.call(write, a)).lane(Lane::Prompt),
+    Command::new("guest-file-write", |cx, a| cx.call(write, a)).secret().lane(Lane::Prompt),
     Command::new("guest-file-seek", |cx, a| cx.call(seek, a)),
     Command::new("guest-file-flush", |cx, a| cx.call(flush, a)),
 ];
@@ -113,7 +113,7 @@ struct Open<'a> {
 fn open(cx: &Ctx<'_>, args: Open<'_>) -> Result<i64> {
     let (path, word) = (args.path, args.mode.unwrap_or("r"));
     let mode = Mode::parse(word).ok_or_else(|| Error::new(format!("invalid file open mode '{}'", echo(word))))?;
-    tracing::info!(target: AUDIT, "guest-file-open called, filepath: {path}, mode: {word}");
+    tracing::info!(target: AUDIT, "guest-file-open called, filepath: {}, mode: {}", echo(path), echo(word));
     let files = &cx.agent.files;
     let limit = cx.agent.config().limits.file_handles;
     if files.table().len() >= limit {

@@ -70,6 +70,8 @@ pub struct Command {
     pub while_frozen: bool,
     /// Success is answered; false for those after which there may be nobody left to answer.
     pub replies: bool,
+    /// Its arguments may be secrets: they are wiped from memory when it is done.
+    pub secret: bool,
     /// A delimiter byte goes out before the successful reply (O3).
     pub delimited: bool,
 }
@@ -95,7 +97,7 @@ type Run = for<'m> fn(&Ctx<'_>, Option<Members<'m>>) -> Result<Body>;
 impl Command {
     /// A command that runs on a worker, answers, and is refused while frozen.
     pub(crate) const fn new(name: &'static str, run: Run) -> Command {
-        Command { name, run, lane: Lane::Worker, while_frozen: false, replies: true, delimited: false }
+        Command { name, run, lane: Lane::Worker, while_frozen: false, replies: true, secret: false, delimited: false }
     }
 
     pub(crate) const fn lane(self, lane: Lane) -> Command {
@@ -104,6 +106,10 @@ impl Command {
 
     pub(crate) const fn while_frozen(self) -> Command {
         Command { while_frozen: true, ..self }
+    }
+
+    pub(crate) const fn secret(self) -> Command {
+        Command { secret: true, ..self }
     }
 
     pub(crate) const fn silent(self) -> Command {

@@ -12,7 +12,7 @@ use crate::protocol::base64::Payload;
 use crate::protocol::error::{Error, Result, echo};
 
 pub(super) const COMMANDS: &[Command] =
-    &[Command::new("guest-set-user-password", |cx, a| cx.call(set_user_password, a))];
+    &[Command::new("guest-set-user-password", |cx, a| cx.call(set_user_password, a)).secret()];
 
 const ACTION: &str = "set user password";
 

@@ -21,6 +21,16 @@ pub struct Limits {
     pub bytes: usize,
 }
 
+impl Limits {
+    /// Positions in a message are kept in 32 bits, with a whole read to spare.
+    const MOST_BYTES: usize = 2 << 30;
+
+    /// These, as far as the parser goes along.
+    fn within_reason(self) -> Limits {
+        Limits { bytes: self.bytes.min(Limits::MOST_BYTES), ..self }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Limits {
         Limits { depth: 1024, tokens: 1 << 21, bytes: 64 << 20 }
@@ -59,16 +69,17 @@ pub struct Framer {
 impl Framer {
     /// A framer with bounds of its own.
     pub fn new(limits: Limits) -> Framer {
-        Framer { limits, ..Framer::default() }
+        Framer { limits: limits.within_reason(), ..Framer::default() }
     }
 
     /// Changes the bounds, also for the message that is under way.
     pub fn set_limits(&mut self, limits: Limits) {
-        self.limits = limits;
+        self.limits = limits.within_reason();
     }
 
     /// Drops everything pending, as when the client went away.
     pub fn reset(&mut self) {
+        self.lexer.forget();
         *self = Framer::new(self.limits);
     }
 
@@ -80,8 +91,7 @@ impl Framer {
     /// Gives the buffers of a message back for the next one, if they are worth it.
     pub fn recycle(&mut self, mut message: Message) {
         if message.footprint() > self.parser.message.footprint() && !self.is_pending() {
-            message.text.clear();
-            message.nodes.clear();
+            message.clear();
             self.parser.message = message;
         }
     }
@@ -227,6 +237,7 @@ impl Framer {
     fn restart(&mut self) {
         (self.braces, self.brackets) = (0, 0);
         (self.tokens, self.bytes) = (0, 0);
+        self.lexer.forget();
         if self.failed || !self.parser.message.nodes.is_empty() {
             self.parser.reset();
         }

@@ -4,7 +4,9 @@
 //! decoded into the caller's buffer while it is scanned, so a payload of megabytes is looked at
 //! once and copied once.
 
-use super::text::{basic_plane, clean_run, make_utf8, not_unicode, show, unescape};
+use zeroize::Zeroize;
+
+use super::text::{append, basic_plane, clean_run, make_utf8, not_unicode, show, unescape};
 
 /// A token. Two plain numbers, which come back in registers: a message of megabytes has hundreds of
 /// thousands of tokens.
@@ -173,7 +175,7 @@ impl Lexer {
                 b'"' | b'\'' => {
                     let end = short_run(rest, byte)?;
                     if keep {
-                        text.extend_from_slice(&rest[..end]);
+                        append(text, &rest[..end]);
                     }
                     self.length = end + 2;
                     *input = &rest[end + 1..];
@@ -208,7 +210,7 @@ impl Lexer {
     #[inline(always)]
     fn word(&mut self, end: usize, input: &mut &[u8], text: &mut Vec<u8>, keep: bool) {
         if keep {
-            text.extend_from_slice(&input[..end]);
+            append(text, &input[..end]);
         }
         self.length = end;
         *input = &input[end..];
@@ -259,7 +261,8 @@ impl Lexer {
         self.start = text.len();
         self.length = 1;
         let rest = &input[1..];
-        self.prefix.clear();
+        self.forget();
+        self.prefix.reserve_exact(PREFIX + 1);
         self.prefix.push(byte);
         self.state = match byte {
             b'"' | b'\'' => {
@@ -278,7 +281,7 @@ impl Lexer {
         };
         *input = rest;
         if keep && !matches!(self.state, State::Str(_)) {
-            text.push(byte);
+            append(text, &[byte]);
         }
         None
     }
@@ -287,7 +290,7 @@ impl Lexer {
     fn take(&mut self, bytes: &[u8], text: &mut Vec<u8>, keep: bool) {
         self.length += bytes.len();
         if keep {
-            text.extend_from_slice(bytes);
+            append(text, bytes);
         }
     }
 
@@ -301,8 +304,7 @@ impl Lexer {
                 (Minus | Int, b'0'..=b'9') => Int,
                 (Zero | Int, b'.') => Dot,
                 (Dot | Fraction, b'0'..=b'9') => Fraction,
-                // Not after a bare zero: upstream reads `0e1` as `0` and a word, and so do we.
-                (Int | Fraction, b'e' | b'E') => Exponent,
+                (Zero | Int | Fraction, b'e' | b'E') => Exponent,
                 (Exponent, b'+' | b'-') => ExponentSign,
                 (Exponent | ExponentSign | ExponentDigits, b'0'..=b'9') => ExponentDigits,
                 (Minus | Dot | Exponent | ExponentSign, _) | (Zero, b'0'..=b'9') => {
@@ -338,7 +340,7 @@ impl Lexer {
                     b'\\' => match basic_plane(&whole[at..]) {
                         Some(c) if quoted.high.is_none() => {
                             if keep && quoted.error.is_none() {
-                                text.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+                                append(text, c.encode_utf8(&mut [0; 4]).as_bytes());
                             }
                             at += 5;
                         }
@@ -349,7 +351,7 @@ impl Lexer {
                         quoted.lone_high();
                         let run = clean_run(&whole[at..], quoted.quote, &mut quoted.non_ascii);
                         if keep && quoted.error.is_none() {
-                            text.extend_from_slice(&whole[at..at + run]);
+                            append(text, &whole[at..at + run]);
                         }
                         at += run;
                         continue;
@@ -364,7 +366,7 @@ impl Lexer {
                         quoted.escape = Escape::None;
                         quoted.lone_high();
                         match unescape(byte) {
-                            Some(plain) if keep && quoted.error.is_none() => text.push(plain),
+                            Some(plain) if keep && quoted.error.is_none() => append(text, &[plain]),
                             Some(_) => {}
                             None => quoted.fail(|| "invalid escape sequence in string".to_owned()),
                         }
@@ -396,6 +398,17 @@ impl Lexer {
         self.remember(whole);
         *input = &[];
         Step::NeedInput
+    }
+
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> &[u8] {
+        &self.prefix
+    }
+
+    /// Forgets what was kept to name a token, which may have been a secret.
+    pub(super) fn forget(&mut self) {
+        self.prefix.as_mut_slice().zeroize();
+        self.prefix.clear();
     }
 
     /// Keeps the beginning of a token that goes on in the next read, to name it in an error.
@@ -459,7 +472,7 @@ impl Quoted {
         };
         match char::from_u32(code) {
             Some(c) if keep && self.error.is_none() => {
-                text.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+                append(text, c.encode_utf8(&mut [0; 4]).as_bytes());
             }
             Some(_) => {}
             None => self.fail(|| not_unicode(&digits)),

@@ -3,6 +3,7 @@
 //! Invariant: every range of a node lies inside `text` and holds UTF-8; the parser checked it.
 
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
+use zeroize::Zeroize;
 
 /// One element of the flat tree. A container is followed by its content; `next` is the index
 /// after its last element. An object's content is key (a `Str`), value, key, value...
@@ -25,13 +26,44 @@ pub(super) enum Node {
 pub(super) struct Loose<T: Copy>(pub T);
 
 /// A complete JSON value of any type.
+///
+/// Its text may be a password or a file. It is wiped before the memory is used again or given back,
+/// unless somebody who knows says that it is neither.
 #[derive(Debug, Default)]
 pub struct Message {
     pub(super) text: Vec<u8>,
     pub(super) nodes: Vec<Node>,
+    plain: bool,
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        self.wipe();
+    }
 }
 
 impl Message {
+    /// There is no secret in this message.
+    pub(super) fn mark_plain(&mut self) {
+        self.plain = true;
+    }
+
+    /// Wipes the text, if need be: nothing may be read from this message any more.
+    pub(super) fn wipe(&mut self) {
+        if !self.plain {
+            self.text.as_mut_slice().zeroize();
+            self.plain = true;
+        }
+    }
+
+    /// Empties it for the next one, and keeps the memory.
+    pub(super) fn clear(&mut self) {
+        self.wipe();
+        self.text.clear();
+        self.nodes.clear();
+        self.plain = false;
+    }
+
     /// The outermost value.
     pub fn root(&self) -> Value<'_> {
         self.value(0)
@@ -202,6 +234,19 @@ impl Serialize for Value<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_text_is_wiped_unless_it_is_plain() {
+        for plain in [false, true] {
+            let mut message = Message::default();
+            message.text.extend_from_slice(b"S3CR3T");
+            if plain {
+                message.mark_plain();
+            }
+            message.wipe();
+            assert_eq!(message.text.iter().all(|&byte| byte == 0), !plain);
+        }
+    }
 
     #[test]
     fn a_node_has_12_bytes() {

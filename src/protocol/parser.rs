@@ -62,8 +62,7 @@ impl Parser {
 
     /// Drops what was built and is ready for the next message. Keeps small buffers.
     pub(super) fn reset(&mut self) {
-        self.message.text.clear();
-        self.message.nodes.clear();
+        self.message.clear();
         self.open.clear();
         self.want = Want::Value;
         self.keys.clear();
@@ -244,7 +243,7 @@ fn number(text: &[u8], float: bool) -> Result<Node, String> {
     }
 }
 
-/// Positions fit 32 bits: the limits of `frame` keep text and tokens far below that.
+/// Positions fit 32 bits: whatever the operator sets, `frame` keeps text and tokens below that.
 fn narrow(position: usize) -> u32 {
-    u32::try_from(position).expect("messages are limited to 64 MiB")
+    u32::try_from(position).expect("a message has 2 GiB at most")
 }

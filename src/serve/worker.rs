@@ -66,7 +66,7 @@ fn offer(job: impl FnOnce(Place) + Send + 'static, hand_over: impl FnOnce(Box<dy
 
 /// Runs a job. A reply of several pieces goes out while it is made, but whole when the loop, which
 /// would have to send them, makes it itself.
-pub(super) fn work(agent: &Agent, job: Job, reporter: &mpsc::UnboundedSender<Report>, place: Place) {
+pub(super) fn work(agent: &Agent, mut job: Job, reporter: &mpsc::UnboundedSender<Report>, place: Place) {
     let mut pieces: Option<mpsc::Sender<Piece>> = None;
     let mut whole = Vec::new();
     let mut done = dispatch::work(agent, job.row, &job.request, &job.stop, |piece| {
@@ -85,6 +85,8 @@ pub(super) fn work(agent: &Agent, job: Job, reporter: &mpsc::UnboundedSender<Rep
     if !whole.is_empty() {
         done.reply = whole;
     }
+    // Here, since it may be megabytes.
+    job.request.wipe();
     let _ = reporter.send(Report::Done(job.seq, done, job.request.into_message()));
 }
 

@@ -51,5 +51,5 @@ fn cells(row: &FileSystem) -> [String; 4] {
 
 /// Names come from the guest's users; none may play with the terminal.
 fn printable(line: &str) -> String {
-    line.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    line.chars().map(|c| if crate::log::is_deceptive(c) { '?' } else { c }).collect()
 }
