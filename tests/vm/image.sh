@@ -97,7 +97,8 @@ early="virtio_pci virtio_blk crc32c_generic ext4 xfs virtio_console vsock_loopba
 late="virtio_net virtio_scsi sd_mod ahci ata_piix nvme btrfs dm-mod loop vfat nls_ascii rtc_cmos"
 # The other buses and layers of disks and files, and what links can be made of.
 late="$late sym53c8xx megaraid_sas vmw_pvscsi sr_mod floppy xhci_pci usb_storage uas sdhci_pci
-    mmc_block raid1 dm-crypt dm-delay xts nls_cp437 overlay fuse dummy 8021q bridge"
+    mmc_block raid1 dm-crypt dm-delay xts nls_cp437 overlay fuse dummy 8021q bridge
+    veth tun wireguard ipip ip6_tunnel"
 
 bootstrap() { # name, packages
     say "debootstrap $suite: the $1 guest (a minute or two)"
