@@ -19,6 +19,8 @@ const FSFREEZE: &str = "fsfreeze";
 const LIMITS: &str = "limits";
 const NETWORK: &str = "network";
 const VSOCK: &str = "vsock";
+const HOTPLUG: &str = "hotplug";
+const CLOCK: &str = "clock";
 
 /// Why there is no usable configuration.
 #[derive(Debug, PartialEq, thiserror::Error)]
@@ -69,6 +71,10 @@ pub struct Config {
     pub network: Network,
     /// Who may connect over vsock.
     pub vsock: Vsock,
+    /// What is put on line as it is plugged in.
+    pub hotplug: Hotplug,
+    /// How the system time is looked after.
+    pub clock: Clock,
     /// For reading everything again.
     source: Source,
 }
@@ -146,6 +152,22 @@ impl Vsock {
     pub(crate) fn admits(&self, cid: u32) -> bool {
         cid == HOST_CID || self.allow.contains(&cid)
     }
+}
+
+/// Group `[hotplug]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hotplug {
+    /// `cpus`: start processors that are plugged in.
+    pub cpus: bool,
+    /// `memory`: use memory that is plugged in.
+    pub memory: bool,
+}
+
+/// Group `[clock]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    /// `keep`: set the time after the guest was stopped without noticing.
+    pub keep: bool,
 }
 
 impl Config {
@@ -249,6 +271,15 @@ impl Config {
             let allow: Vec<String> = self.vsock.allow.iter().map(ToString::to_string).collect();
             write_pair(out, "allow", allow.join(",").as_bytes())?;
         }
+        if self.hotplug != Hotplug::default() {
+            write_group(out, HOTPLUG)?;
+            write_pair(out, "cpus", flag(self.hotplug.cpus))?;
+            write_pair(out, "memory", flag(self.hotplug.memory))?;
+        }
+        if self.clock != Clock::default() {
+            write_group(out, CLOCK)?;
+            write_pair(out, "keep", flag(self.clock.keep))?;
+        }
         Ok(())
     }
 }
@@ -294,7 +325,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_file_panics(text in "(\\[(general|fsfreeze|limits|network|vsock)\\]|[a-z-]{4,12}|hide|timeout|daemon|=|[0-9,]{1,30}|\\\\|\n|.){0,20}") {
+        fn no_file_panics(text in "(\\[(general|fsfreeze|limits|network|vsock|hotplug|clock)\\]|[a-z-]{4,12}|hide|cpus|keep|timeout|daemon|=|[0-9,]{1,30}|\\\\|\n|.){0,20}") {
             let source = Source { args: Args::default(), file: "c".into(), required: false, last: Last::NoFile };
             if let Ok(config) = KeyFile::parse(text.as_bytes()).map_err(|_| ()).and_then(|file| source.combine(&file).map_err(|_| ())) {
                 dump(&config);
@@ -350,6 +381,12 @@ mod tests {
         assert_eq!(config.fsfreeze.hook_timeout, Duration::from_secs(5));
         assert!(config.fsfreeze.best_effort);
         assert_eq!(config.limits, Limits { file_handles: 7, ..Limits::default() });
+        let config = load(&[], "[hotplug]\ncpus=true\n[clock]\nkeep=1\n").unwrap();
+        assert_eq!(config.hotplug, Hotplug { cpus: true, memory: false });
+        assert!(config.clock.keep);
+        let config = load(&[], "").unwrap();
+        assert_eq!((config.hotplug, config.clock), (Hotplug::default(), Clock { keep: false }));
+        assert!(reason("[hotplug]\nmemory=2\n[clock]\nkeep=on\n").contains("“memory”"));
         assert!(reason("[limits]\nrequest-bytes=0\n").contains("request-bytes"));
         assert!(reason("[fsfreeze]\ntimeout=-1\n").contains("timeout"));
     }
@@ -409,13 +446,14 @@ mod tests {
     fn a_dump_read_back_gives_the_same_dump() {
         let text = "[general]\ndaemon=true\nmethod=unix-listen\npath=\\s/a\\tb\\\\c \nlogfile=/l\nfsfreeze-hook=/h\n\
             verbose=1\nretry-path=1\nblock-rpcs=,x,\n[fsfreeze]\ntimeout=9\n[limits]\nrequest-bytes=4096\n\
-            [network]\nhide=a\\\\*b,[!c]\n";
+            [network]\nhide=a\\\\*b,[!c]\n[hotplug]\nmemory=true\n[clock]\nkeep=true\n";
         let first = load(&[], text).unwrap();
         let again = load(&[], &dump(&first)).unwrap();
         assert_eq!(dump(&first), dump(&again));
         assert_eq!(first.path, again.path);
         assert_eq!(again.network.hide, ["a\\*b", "[!c]"]);
         assert!(dump(&first).contains("[fsfreeze]\ntimeout=9\n"));
+        assert!(dump(&first).contains("[hotplug]\ncpus=false\nmemory=true\n[clock]\nkeep=true\n"), "{}", dump(&first));
     }
 
     #[test]

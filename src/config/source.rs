@@ -10,7 +10,10 @@ use std::time::Duration;
 use nix::libc::O_NONBLOCK;
 use tracing::warn;
 
-use super::{Config, ConfigError, FSFREEZE, Fsfreeze, GENERAL, LIMITS, Limits, NETWORK, Network, VSOCK, Vsock};
+use super::{
+    CLOCK, Clock, Config, ConfigError, FSFREEZE, Fsfreeze, GENERAL, HOTPLUG, Hotplug, LIMITS, Limits, NETWORK, Network,
+    VSOCK, Vsock,
+};
 use crate::cli::Args;
 use crate::keyfile::{KeyFile, KeyFileError};
 use crate::protocol::error::os_reason;
@@ -21,6 +24,8 @@ const OWN_KEYS: &[(&str, &[&str])] = &[
     (LIMITS, &["file-handles", "running-children", "finished-children", "finished-bytes", "request-bytes"]),
     (NETWORK, &["hide"]),
     (VSOCK, &["allow"]),
+    (HOTPLUG, &["cpus", "memory"]),
+    (CLOCK, &["keep"]),
 ];
 
 /// Longer than anybody waits; what is added to a clock must not leave its range.
@@ -107,6 +112,8 @@ impl Source {
             limits: values.limits(),
             network: values.network(),
             vsock: Vsock { allow: values.numbers(VSOCK, "allow") },
+            hotplug: values.hotplug(),
+            clock: Clock { keep: values.flag(CLOCK, "keep") },
             source: self.clone(),
         };
         if !values.errors.is_empty() {
@@ -207,6 +214,10 @@ impl Values<'_> {
         let hide = self.list(NETWORK, "hide");
         let patterns = hide.iter().map(|pattern| pattern.trim()).filter(|pattern| !pattern.is_empty());
         Network { hide: patterns.map(str::to_owned).collect() }
+    }
+
+    fn hotplug(&mut self) -> Hotplug {
+        Hotplug { cpus: self.flag(HOTPLUG, "cpus"), memory: self.flag(HOTPLUG, "memory") }
     }
 
     fn seconds(&mut self, key: &str, usual: Duration) -> Duration {
