@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod channel;
 pub mod cli;
+pub(crate) mod clock;
 pub mod commands;
 pub mod config;
 pub mod daemon;
@@ -14,6 +15,7 @@ pub mod dispatch;
 pub mod freeze;
 mod gate;
 pub mod host;
+pub(crate) mod hotplug;
 pub mod keyfile;
 pub mod log;
 pub mod output;

@@ -3,6 +3,7 @@
 //! Invariant: nothing on this thread blocks. Whatever may block is on a worker, so the end of the
 //! agent, timers and a client that leaves are always noticed.
 
+mod attend;
 mod control;
 mod end;
 mod reopen;
@@ -31,6 +32,8 @@ use crate::session::{STUCK_LIMIT, Session};
 
 use control::Reloading;
 pub use end::leave;
+
+use attend::Attendance;
 use reopen::Reopen;
 use worker::{Report, start, start_freezing, take_back, work};
 
@@ -112,6 +115,7 @@ struct Server<'a> {
     hurried: bool,
     terminated: bool,
     reloading: Reloading,
+    attendance: Attendance,
 }
 
 /// Why the loop ended.
@@ -148,12 +152,14 @@ impl<'a> Server<'a> {
             hurried: false,
             terminated: false,
             reloading: Reloading::default(),
+            attendance: Attendance::default(),
         })
     }
 
     async fn run(mut self, channel: Option<Endpoint>) -> u8 {
         self.watch_freeze();
         self.settle_hooks();
+        self.attend();
         self.lifecycle.ready();
         self.shrink = Some(Instant::now() + KEEP_BUFFERS);
         let mut link = match channel.map(Link::new).transpose() {
@@ -218,6 +224,7 @@ impl<'a> Server<'a> {
                     if let Err(error) = result {
                         return End::Lost(error);
                     }
+                    self.host_spoke();
                 }
                 () = sleep_until(deadline), if deadline.is_some() => {
                     if let Some(status) = self.tick() {

@@ -7,7 +7,6 @@ use serde::Deserialize;
 use super::{Command, Ctx, Empty, Lane};
 use crate::host::Host;
 use crate::host::linux::rtc::{self, Rtc};
-use crate::host::linux::timezone::{Environment, Zone};
 use crate::host::run::Program;
 use crate::protocol::args;
 use crate::protocol::error::{Error, Result};
@@ -61,7 +60,7 @@ fn set_system(host: &Host, time: i64) -> Result<()> {
 
 fn set_hardware(host: &Host, seconds: i64) -> Result<()> {
     let Some(clock) = Rtc::find(host) else { return hwclock(host, "-w") };
-    let shown = match local_zone(host) {
+    let shown = match rtc::local_zone(host) {
         Some(zone) => seconds.saturating_add(zone.at(seconds).0.into()),
         None => seconds,
     };
@@ -75,7 +74,7 @@ fn from_hardware(host: &Host) -> Result<()> {
     let Some(clock) = Rtc::find(host) else { return hwclock(host, "-s") };
     match clock.read_at_tick() {
         Ok(shown) => {
-            let seconds = local_zone(host).map_or(shown, |zone| zone.utc(shown));
+            let seconds = rtc::local_zone(host).map_or(shown, |zone| zone.utc(shown));
             set_system(host, seconds.saturating_mul(SECOND))
         }
         Err(reason) => {
@@ -83,11 +82,6 @@ fn from_hardware(host: &Host) -> Result<()> {
             hwclock(host, "-s").map_err(|_| own)
         }
     }
-}
-
-/// The zone of the hardware clock, when that has not UTC.
-fn local_zone(host: &Host) -> Option<Zone> {
-    rtc::has_local_time(host).then(|| Zone::local(host, &Environment::own()))
 }
 
 /// Kernels without `/sys/class/rtc` may have a clock that only the program knows how to reach.

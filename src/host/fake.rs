@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::Kernel;
-use super::kernel::{Linux, Trim, Uname, Usage};
+use super::kernel::{Linux, Trim, Uname, Uptime, Usage};
 use super::linux::netlink;
 use super::linux::rtc::Fields;
 
@@ -50,6 +50,8 @@ pub struct FakeKernel {
     pinned: Arc<Mutex<bool>>,
     /// Time passes only by `sleep`.
     clock: Arc<Mutex<Clock>>,
+    uptime: Arc<Mutex<Uptime>>,
+    device_clock: Arc<Mutex<Option<i64>>>,
 }
 
 /// A moment in November 2023, until somebody sets it.
@@ -109,6 +111,17 @@ impl FakeKernel {
     /// From now on, `route` answers the requests to the route socket; until then there is none.
     pub fn route(&self, route: impl FnMut(&[u8]) -> io::Result<Vec<Vec<u8>>> + Send + 'static) {
         *self.route.lock().expect("no test panics while it holds this") = Some(Box::new(route));
+    }
+
+    /// From now on, so much more time has passed since boot.
+    pub fn run(&self, awake: i64, asleep: i64) {
+        let mut uptime = self.uptime.lock().expect("no test panics while it holds this");
+        (uptime.awake, uptime.asleep) = (uptime.awake + awake, uptime.asleep + asleep);
+    }
+
+    /// From now on, clocks that are devices show this; until then there are none that can be read.
+    pub fn set_device_clock(&self, time: Option<i64>) {
+        *self.device_clock.lock().expect("no test panics while it holds this") = time;
     }
 
     /// The same kernel, as a process sees it that was started later.
@@ -182,6 +195,15 @@ impl Kernel for FakeKernel {
         self.call(Effect::SetTime(nanoseconds))?;
         self.clock.lock().expect("no test panics while it holds this").0 = nanoseconds;
         Ok(())
+    }
+
+    fn uptime(&self) -> io::Result<Uptime> {
+        Ok(*self.uptime.lock().expect("no test panics while it holds this"))
+    }
+
+    fn device_now(&self, _: BorrowedFd<'_>) -> io::Result<i64> {
+        let clock = self.device_clock.lock().expect("no test panics while it holds this");
+        clock.ok_or(Errno::EOPNOTSUPP.into())
     }
 
     fn sleep(&self, length: Duration) {

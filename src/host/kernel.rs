@@ -41,6 +41,13 @@ pub trait Kernel: Send + Sync {
     /// system's type of time cannot express.
     fn set_now(&self, nanoseconds: i64) -> io::Result<()>;
 
+    /// The time since boot.
+    fn uptime(&self) -> io::Result<Uptime>;
+
+    /// The time of a clock that is a device, in nanoseconds since its own beginning
+    /// (clock_getres(2), "Dynamic clocks").
+    fn device_now(&self, device: BorrowedFd<'_>) -> io::Result<i64>;
+
     /// Waits. Here so that a test can let time pass without waiting.
     fn sleep(&self, length: Duration);
 
@@ -78,6 +85,15 @@ pub trait Kernel: Send + Sync {
     /// The names of the links with these numbers (`SIOCGIFNAME`, netdevice(7)), which costs a tenth of
     /// a dump. Those that are gone are left out.
     fn link_names(&self, links: &HashSet<u32>) -> io::Result<HashMap<u32, String>>;
+}
+
+/// The answer of [`Kernel::uptime`], in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Uptime {
+    /// How long the system ran (`CLOCK_MONOTONIC`).
+    pub awake: i64,
+    /// How long it slept (what `CLOCK_BOOTTIME` has beyond that).
+    pub asleep: i64,
 }
 
 /// The answer of [`Kernel::uname`]. Bytes that are no UTF-8 are replaced.
@@ -215,6 +231,21 @@ impl Kernel for Linux {
         Ok(())
     }
 
+    fn uptime(&self) -> io::Result<Uptime> {
+        use nix::time::ClockId;
+        let awake = read_clock(ClockId::CLOCK_MONOTONIC)?;
+        // Later, so that what lies between the two only makes it more. Since Linux 2.6.39.
+        let all = read_clock(ClockId::CLOCK_BOOTTIME).unwrap_or(awake);
+        Ok(Uptime { awake, asleep: all - awake })
+    }
+
+    fn device_now(&self, device: BorrowedFd<'_>) -> io::Result<i64> {
+        use std::os::fd::AsRawFd;
+        // linux/posix-timers.h: FD_TO_CLOCKID
+        const CLOCKFD: nix::libc::clockid_t = 3;
+        read_clock(nix::time::ClockId::from_raw(!device.as_raw_fd() << 3 | CLOCKFD))
+    }
+
     fn sleep(&self, length: Duration) {
         std::thread::sleep(length);
     }
@@ -307,6 +338,12 @@ impl Kernel for Linux {
     }
 }
 
+#[allow(clippy::useless_conversion, reason = "time_t and long have 32 bits on some targets")]
+fn read_clock(clock: nix::time::ClockId) -> io::Result<i64> {
+    let time = nix::time::clock_gettime(clock)?;
+    Ok(i64::from(time.tv_sec()).saturating_mul(1_000_000_000).saturating_add(time.tv_nsec().into()))
+}
+
 /// `struct loop_info64` of linux/loop.h; of it we want the first field.
 #[derive(Default)]
 #[repr(C)]
@@ -376,6 +413,16 @@ mod tests {
         assert_eq!(std::mem::offset_of!(NvmeCommand, data), 24);
         assert_eq!(std::mem::offset_of!(NvmeCommand, cdw10), 40);
         assert_eq!(NvmeCommand::health(&mut [0; 512]).cdw10, 0x007f_8002);
+    }
+
+    #[test]
+    fn time_goes_on() {
+        let (first, second) = (Linux.uptime().expect("clocks"), Linux.uptime().expect("clocks"));
+        assert!(first.awake > 0 && first.awake <= second.awake, "{first:?} {second:?}");
+        assert!(first.asleep >= 0);
+        // That is no clock.
+        let file = std::fs::File::open("/dev/null").expect("a device");
+        assert!(Linux.device_now(std::os::fd::AsFd::as_fd(&file)).is_err());
     }
 
     #[test]

@@ -17,6 +17,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::write;
 
 use super::Host;
+use super::stuck::Inside;
 
 /// Interrupts the write. By default it does nothing, and nobody else uses it here.
 const INTERRUPT: Signal = Signal::SIGURG;
@@ -32,10 +33,10 @@ impl Host {
     ///
     /// # Errors
     /// The system's own; `ETIMEDOUT` when the write was interrupted, `EBUSY` when an earlier write to
-    /// the same attribute still hangs.
+    /// the same attribute hangs.
     pub fn turn(&self, path: impl AsRef<Path>, data: &'static str, deadline: Instant) -> io::Result<()> {
         let path = self.path(path);
-        let inside = self.known.stuck.enter(&path).ok_or(Errno::EBUSY)?;
+        let inside = self.enter(&path, deadline)?;
         catch_interrupt();
         let (sender, result) = sync_channel(1);
         let writer = thread::Builder::new().name("knob".to_owned()).spawn(move || {
@@ -58,6 +59,20 @@ impl Host {
                     let _ = pthread_kill(writer.as_pthread_t(), INTERRUPT);
                     wait = AGAIN;
                 }
+            }
+        }
+    }
+}
+
+impl Host {
+    /// Waits a moment for a write to the same attribute that is under way.
+    fn enter(&self, path: &Path, deadline: Instant) -> io::Result<Inside> {
+        let end = deadline.min(Instant::now() + GIVE_UP);
+        loop {
+            match self.known.stuck.enter(path) {
+                Some(inside) => return Ok(inside),
+                None if Instant::now() >= end => return Err(Errno::EBUSY.into()),
+                None => thread::sleep(AGAIN),
             }
         }
     }
@@ -143,7 +158,12 @@ mod tests {
         let host = machine.host();
         let inside = host.known.stuck.enter(&machine.path("/sys/state")).expect("nobody is there");
         assert_eq!(errno(host.turn("/sys/state", "1", soon())), Some(Errno::EBUSY as i32));
-        drop(inside);
-        host.turn("/sys/state", "1", soon()).expect("written");
+        // Somebody else who is just at it, such as what puts on line what is plugged in, is waited for.
+        let other = thread::spawn(move || {
+            thread::sleep(AGAIN);
+            drop(inside);
+        });
+        host.turn("/sys/state", "1", Instant::now() + Duration::from_secs(60)).expect("written");
+        other.join().expect("no panic");
     }
 }

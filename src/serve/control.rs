@@ -115,6 +115,7 @@ impl Server<'_> {
             Ok(config) => {
                 self.framer.set_limits(limits(&config));
                 self.agent.reload(config);
+                self.attend();
                 tracing::info!("configuration reloaded");
             }
             Err(error) => {

@@ -71,7 +71,7 @@ fn both_clocks_are_set() {
 #[test]
 fn a_hardware_clock_with_local_time_is_set_to_local_time() {
     let guest = Guest::new(&[CLOCK, &[("/etc/adjtime", "0.0 0 0.0\n0\nLOCAL\n")]].concat());
-    let zone = local_zone(&guest.host).expect("local time");
+    let zone = rtc::local_zone(&guest.host).expect("local time");
     let shown = SUMMER / SECOND + i64::from(zone.at(SUMMER / SECOND).0);
     let shown = rtc::Fields::new(shown).expect("fields").to_string();
     guest.set(Some(SUMMER)).expect("success");

@@ -81,7 +81,7 @@ pub fn set_switch(host: &Host, id: i64, online: bool, deadline: Instant) -> io::
 }
 
 /// The number behind a prefix in a name such as `cpu12`.
-pub(super) fn number<T: std::str::FromStr>(name: &str, prefix: &str) -> Option<T> {
+pub(crate) fn number<T: std::str::FromStr>(name: &str, prefix: &str) -> Option<T> {
     let digits = name.strip_prefix(prefix)?;
     if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
 }

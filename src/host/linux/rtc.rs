@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tz::UtcDateTime;
 
+use super::timezone::{Environment, Zone};
 use crate::host::Host;
 
 const CLASS: &str = "/sys/class/rtc";
@@ -128,6 +129,11 @@ impl Rtc<'_> {
 pub fn has_local_time(host: &Host) -> bool {
     let text = host.read_text(ADJTIME).unwrap_or_default();
     text.lines().nth(2).is_some_and(|line| line.trim() == "LOCAL")
+}
+
+/// The zone of the hardware clock, when that has not UTC.
+pub fn local_zone(host: &Host) -> Option<Zone> {
+    has_local_time(host).then(|| Zone::local(host, &Environment::own()))
 }
 
 #[cfg(test)]
