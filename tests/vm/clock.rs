@@ -1,10 +1,15 @@
 //! The time: the guest's clock, its hardware clock, and the agent between them.
 
+use std::thread::sleep;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::harness::agent::Agent;
 use crate::harness::guest::Guest;
-use crate::shared;
+use crate::harness::machine::Init;
+use crate::harness::{LATER, SOON, until};
+use crate::{shared, suspend};
 
 const NONE: &Value = &Value::Null;
 const SECOND: i64 = 1_000_000_000;
@@ -83,4 +88,101 @@ fn both_clocks_are_set_and_read() {
     );
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     set(&mut agent, &mut guest, i64::try_from(now.as_nanos()).expect("before 2262"));
+}
+
+/// How many seconds the system time is behind the hardware clock, which goes on whatever becomes of
+/// the guest.
+fn behind(guest: &mut Guest) -> i64 {
+    number(&guest.shell.ok("echo $(($(cat /sys/class/rtc/rtc0/since_epoch) - $(date +%s)))"))
+}
+
+/// What the agent has said of the time that it set.
+const SET: &str = "journalctl -b -u qemu-guest-agent -o cat | grep -c \"behind '/dev/rtc0', and was set\"";
+
+/// Saved to a file, as libvirt does it, and restored later. The kernel has no idea.
+#[test]
+fn a_guest_that_is_restored_has_the_time_where_that_is_wanted() {
+    if shared::known_of_stock("leaves the time to the host") {
+        return;
+    }
+    let Some(mut guest) = shared::own(Init::Systemd) else { return };
+    guest.agent().sync(LATER);
+    let away = Duration::from_secs(10);
+    for keep in [false, true] {
+        shared::configure(&mut guest, if keep { "[clock]\\nkeep=true\\n" } else { "" });
+        assert!(behind(&mut guest).abs() <= 1);
+        guest.save();
+        sleep(away);
+        guest.restore();
+        // Whatever the host asks first.
+        let mut agent = guest.agent();
+        agent.sync(SOON);
+        if keep {
+            let found = until("the time is right", SOON, || {
+                let found = behind(&mut guest);
+                (found.abs() <= 1).then_some(found)
+            });
+            assert!(found.abs() <= 1);
+            assert_eq!(guest.shell.ok(SET), "1");
+        } else {
+            // A second request, by which a task would long have acted.
+            sleep(Duration::from_secs(2));
+            agent.sync(SOON);
+            shared::wait_at_rest(&mut guest);
+            assert!(behind(&mut guest) >= 9);
+            assert_eq!(guest.shell.run(SET).text, "0");
+            assert_eq!(agent.get("guest-set-time", NONE), json!({}));
+        }
+    }
+
+    // What somebody sets on purpose stays, and so do later requests leave it.
+    guest.shell.ok("date -s @1000000000");
+    for _ in 0..3 {
+        guest.agent().sync(SOON);
+        shared::wait_at_rest(&mut guest);
+    }
+    assert!(date(&mut guest) / SECOND < 1_000_000_000 + 600);
+    assert_eq!(guest.shell.ok(SET), "1");
+}
+
+/// As a hypervisor does for a snapshot with memory, and while a machine is short of disk.
+#[test]
+fn a_guest_that_was_paused_has_the_time_where_that_is_wanted() {
+    if shared::known_of_stock("leaves the time to the host") {
+        return;
+    }
+    let Some(mut guest) = shared::systemd() else { return };
+    shared::configure(&mut guest, "[clock]\\nkeep=true\\n");
+    let mut agent = guest.agent();
+    agent.sync(SOON);
+    shared::wait_at_rest(&mut guest);
+    let before = number(&guest.shell.run(SET).text);
+    guest.qmp.execute("stop", &json!({}));
+    sleep(Duration::from_secs(6));
+    guest.qmp.execute("cont", &json!({}));
+    assert!(behind(&mut guest) >= 4, "nobody has asked yet");
+    agent.sync(SOON);
+    until("the time is right", SOON, || (behind(&mut guest).abs() <= 1).then_some(()));
+    assert_eq!(number(&guest.shell.ok(SET)), before + 1);
+}
+
+#[test]
+fn a_guest_that_slept_has_the_time() {
+    if shared::known_of_stock("leaves the time to the host") {
+        return;
+    }
+    let Some(mut guest) = shared::systemd() else { return };
+    shared::configure(&mut guest, "[clock]\\nkeep=true\\n");
+    let mut agent = guest.agent();
+    agent.sync(SOON);
+    agent.post("guest-suspend-ram", NONE);
+    guest.qmp.wait("SUSPEND", LATER);
+    sleep(Duration::from_secs(5));
+    suspend::wake(&mut guest);
+    agent.sync(SOON);
+    until("the time is right", SOON, || (behind(&mut guest).abs() <= 1).then_some(()));
+    guest.shell.until("systemd is done with it", "! systemctl list-jobs --no-legend | grep -q .");
+    drop(agent);
+    shared::wait_at_rest(&mut guest);
+    assert!(behind(&mut guest).abs() <= 1, "nor is it set twice");
 }

@@ -44,6 +44,20 @@ fn total(guest: &mut Guest) -> u64 {
     kilobytes.parse::<u64>().expect("a number") << 10
 }
 
+/// A DIMM, with which there are so many blocks.
+fn plug(guest: &mut Guest, count: u64) {
+    guest.qmp.execute("object-add", &json!({"qom-type": "memory-backend-ram", "id": "dimm-ram", "size": DIMM}));
+    guest.qmp.execute("device_add", &json!({"driver": "pc-dimm", "id": "dimm", "memdev": "dimm-ram"}));
+    let all_there = format!("test $(ls -d /sys/devices/system/memory/memory[0-9]* | wc -l) = {count}");
+    guest.shell.until("the blocks appear", &all_there);
+}
+
+fn unplug(guest: &mut Guest) {
+    guest.qmp.execute("device_del", &json!({"id": "dimm"}));
+    guest.qmp.wait("DEVICE_DELETED", SOON);
+    guest.qmp.execute("object-del", &json!({"id": "dimm-ram"}));
+}
+
 #[test]
 fn a_dimm_is_plugged_in_and_its_blocks_are_used() {
     if shared::known_of_stock("does not follow the policy for new memory") {
@@ -58,11 +72,7 @@ fn a_dimm_is_plugged_in_and_its_blocks_are_used() {
     let before = blocks(&mut guest);
     assert_eq!(listed(&mut agent), before);
 
-    guest.qmp.execute("object-add", &json!({"qom-type": "memory-backend-ram", "id": "dimm-ram", "size": DIMM}));
-    guest.qmp.execute("device_add", &json!({"driver": "pc-dimm", "id": "dimm", "memdev": "dimm-ram"}));
-    let count = before.len() as u64 + DIMM / size;
-    let all_there = format!("test $(ls -d /sys/devices/system/memory/memory[0-9]* | wc -l) = {count}");
-    guest.shell.until("the blocks appear", &all_there);
+    plug(&mut guest, before.len() as u64 + DIMM / size);
     let plugged = blocks(&mut guest);
     assert_eq!(listed(&mut agent), plugged);
     let new: Vec<u64> = plugged.iter().filter(|block| !before.contains(block)).map(|block| block.0).collect();
@@ -93,10 +103,52 @@ fn a_dimm_is_plugged_in_and_its_blocks_are_used() {
     assert_eq!(set(&mut agent, 4711, true), missing);
 
     guest.shell.ok(&format!("cat /run/policy >{policy}"));
-    guest.qmp.execute("device_del", &json!({"id": "dimm"}));
-    guest.qmp.wait("DEVICE_DELETED", SOON);
-    guest.qmp.execute("object-del", &json!({"id": "dimm-ram"}));
+    unplug(&mut guest);
     assert_eq!(listed(&mut agent), before);
     let gone = json!([{"phys-index": new[0], "response": "not-found", "error-code": 2}]);
     assert_eq!(set(&mut agent, new[0], true), gone);
+}
+
+#[test]
+fn a_dimm_is_used_unasked_where_that_is_wanted() {
+    if shared::known_of_stock("does nothing unasked") {
+        return;
+    }
+    let Some(mut guest) = shared::hardware() else { return };
+    let policy = "/sys/devices/system/memory/auto_online_blocks";
+    guest.shell.ok(&format!("cat {policy} >/run/policy; echo offline >{policy}"));
+    let size = guest.shell.ok("echo $((0x$(cat /sys/devices/system/memory/block_size_bytes)))");
+    let size: u64 = size.parse().expect("a number");
+    let (before, used) = (blocks(&mut guest), total(&mut guest));
+    let count = before.len() as u64 + DIMM / size;
+
+    shared::configure(&mut guest, "[hotplug]\\nmemory=true\\n");
+    plug(&mut guest, count);
+    let all_used = "! grep -L online /sys/devices/system/memory/memory*/state | grep -q .";
+    guest.shell.until("the memory is used", all_used);
+    assert!(total(&mut guest) >= used + DIMM - (8 << 20), "{used} bytes before, {} after", total(&mut guest));
+    let log = guest.shell.ok("journalctl -b -t qemu-ga -o cat | grep 'of memory, from'");
+    assert!(log.contains("plugged in and on line now"), "{log}");
+
+    let new: Vec<u64> =
+        blocks(&mut guest).iter().filter(|block| !before.contains(block)).map(|block| block.0).collect();
+    let mut agent = guest.agent();
+    agent.sync(SOON);
+    for &block in &new {
+        set(&mut agent, block, false);
+    }
+    let state = format!("cat /sys/devices/system/memory/memory{}/state", new[0]);
+    assert_eq!(guest.shell.ok(&state), "offline");
+    guest.shell.ok("udevadm trigger --action=add --subsystem-match=memory; udevadm settle");
+    shared::wait_at_rest(&mut guest);
+    assert_eq!(guest.shell.ok(&state), "offline", "the host's word is the last");
+    unplug(&mut guest);
+
+    shared::configure(&mut guest, "");
+    plug(&mut guest, count);
+    guest.shell.ok("udevadm settle");
+    shared::wait_at_rest(&mut guest);
+    assert_eq!(guest.shell.ok(&state), "offline");
+    unplug(&mut guest);
+    guest.shell.ok(&format!("cat /run/policy >{policy}"));
 }

@@ -5,18 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::SOON;
-use crate::harness::guest::Guest;
 use crate::harness::machine::AGENT_PORT;
+use crate::shared::{WAKE_UPS, wait_asleep};
 use crate::{script, shared};
-
-/// All threads of the agent together.
-const WAKE_UPS: &str =
-    "cat /proc/$(pidof qemu-ga)/task/*/status | awk '/^voluntary_ctxt_switches/ { sum += $2 } END { print sum }'";
-
-fn wait_asleep(guest: &mut Guest) {
-    let settled = format!("before=$({WAKE_UPS}); sleep 1; test $before = $({WAKE_UPS})");
-    guest.shell.until("the agent sleeps", &settled);
-}
 
 #[test]
 fn a_port_without_a_host_costs_nothing() {
@@ -33,6 +24,26 @@ fn a_port_without_a_host_costs_nothing() {
         let woken = guest.shell.ok(&format!("before=$({WAKE_UPS}); sleep 5; echo $(($({WAKE_UPS}) - before))"));
         assert_eq!(woken, "0", "wake-ups in 5 s with no host, round {round}");
     }
+}
+
+#[test]
+fn what_is_done_unasked_costs_nothing_at_rest() {
+    if shared::known_of_stock("does nothing unasked") {
+        return;
+    }
+    let Some(mut guest) = shared::systemd() else { return };
+    shared::configure(&mut guest, "[hotplug]\\ncpus=true\\nmemory=true\\n[clock]\\nkeep=true\\n");
+    let count = format!("before=$({WAKE_UPS}); sleep 5; echo $(($({WAKE_UPS}) - before))");
+    let mut agent = guest.agent();
+    agent.sync(SOON);
+    shared::wait_at_rest(&mut guest);
+    assert_eq!(guest.shell.ok(&count), "0", "wake-ups in 5 s with a host that is silent");
+    drop(agent);
+    shared::wait_at_rest(&mut guest);
+    assert_eq!(guest.shell.ok(&count), "0", "wake-ups in 5 s with no host");
+    // Nothing is left when it is not wanted any more, descriptors included.
+    shared::configure(&mut guest, "");
+    guest.agent().sync(SOON);
 }
 
 #[test]

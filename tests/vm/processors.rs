@@ -63,11 +63,8 @@ fn processors_stop_and_start() {
     assert!(refusal.text.ends_with("No such file or directory"), "{}", refusal.text);
 }
 
-#[test]
-fn a_processor_is_plugged_in_and_out() {
-    let Some(mut guest) = shared::hardware() else { return };
-    let mut agent = guest.agent();
-    agent.sync(SOON);
+/// A third processor.
+fn plug(guest: &mut Guest) {
     let places = guest.qmp.execute("query-hotpluggable-cpus", &json!({}));
     let free = places.as_array().expect("a list").iter().find(|place| place.get("qom-path").is_none());
     let free = free.expect("room for a third");
@@ -75,16 +72,66 @@ fn a_processor_is_plugged_in_and_out() {
     (cpu["driver"], cpu["id"]) = (free["type"].clone(), "third".into());
     guest.qmp.execute("device_add", &cpu);
     guest.shell.until("the processor appears", "test -e /sys/devices/system/cpu/cpu2/online");
+}
+
+/// Stopped first, as it has to be.
+fn unplug(guest: &mut Guest, agent: &mut Agent) {
+    assert_eq!(set(agent, &[(2, false)]), 1);
+    guest.qmp.execute("device_del", &json!({"id": "third"}));
+    guest.qmp.wait("DEVICE_DELETED", SOON);
+    guest.shell.until("the processor is gone", "! test -e /sys/devices/system/cpu/cpu2");
+}
+
+#[test]
+fn a_processor_is_plugged_in_and_out() {
+    let Some(mut guest) = shared::hardware() else { return };
+    let mut agent = guest.agent();
+    agent.sync(SOON);
+    plug(&mut guest);
     check(&mut agent, &mut guest);
     assert_eq!(set(&mut agent, &[(2, true)]), 1);
     assert_eq!(guest.shell.ok("cat /sys/devices/system/cpu/cpu2/online; nproc"), "1\n3");
     check(&mut agent, &mut guest);
 
-    assert_eq!(set(&mut agent, &[(2, false)]), 1);
-    guest.qmp.execute("device_del", &json!({"id": "third"}));
-    guest.qmp.wait("DEVICE_DELETED", SOON);
-    guest.shell.until("the processor is gone", "! test -e /sys/devices/system/cpu/cpu2");
+    unplug(&mut guest, &mut agent);
     check(&mut agent, &mut guest);
     let refusal = agent.refused("guest-set-vcpus", &json!({"vcpus": [{"logical-id": 2, "online": true}]}));
     assert!(refusal.text.ends_with("No such file or directory"), "{}", refusal.text);
+}
+
+#[test]
+fn a_processor_that_is_plugged_in_runs_unasked_where_that_is_wanted() {
+    if shared::known_of_stock("does nothing unasked") {
+        return;
+    }
+    let Some(mut guest) = shared::hardware() else { return };
+    let mut agent = guest.agent();
+    agent.sync(SOON);
+    // What the host has stopped stays so, before and after.
+    assert_eq!(set(&mut agent, &[(1, false)]), 1);
+    shared::configure(&mut guest, "[hotplug]\\ncpus=true\\n");
+    let again = "udevadm trigger --action=add --subsystem-match=cpu; udevadm settle";
+    let state = "cat /sys/devices/system/cpu/cpu1/online /sys/devices/system/cpu/cpu2/online";
+    for _ in 0..2 {
+        plug(&mut guest);
+        guest.shell.until("the processor runs", "grep -q 1 /sys/devices/system/cpu/cpu2/online");
+        guest.shell.ok(again);
+        shared::wait_at_rest(&mut guest);
+        assert_eq!(guest.shell.ok(state), "0\n1");
+        assert_eq!(set(&mut agent, &[(2, false)]), 1);
+        guest.shell.ok(again);
+        shared::wait_at_rest(&mut guest);
+        assert_eq!(guest.shell.ok(state), "0\n0", "the host's word is the last");
+        unplug(&mut guest, &mut agent);
+    }
+    let log = guest.shell.ok("journalctl -b -t qemu-ga -o cat | grep 'processor 2 was plugged in' | wc -l");
+    assert_eq!(log, "2");
+    // Not frozen either does it wait for the host.
+    shared::configure(&mut guest, "");
+    plug(&mut guest);
+    guest.shell.ok("udevadm settle");
+    shared::wait_at_rest(&mut guest);
+    assert_eq!(guest.shell.ok(state), "0\n0");
+    unplug(&mut guest, &mut agent);
+    assert_eq!(set(&mut agent, &[(1, true)]), 1);
 }

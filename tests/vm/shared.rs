@@ -65,6 +65,42 @@ fn lease(slot: &'static Mutex<Option<Guest>>, boot: fn() -> Guest) -> Option<Lea
     Some(Lease(slot))
 }
 
+/// Gives the running agent these settings, and waits until it has taken them over.
+pub fn configure(guest: &mut Guest, settings: &str) {
+    let write = format!("printf '{settings}' >/etc/qemu/qemu-ga.conf; systemctl reload qemu-guest-agent");
+    guest.shell.ok(&write);
+    let wanted = [settings.contains("cpus=true") || settings.contains("memory=true"), settings.contains("keep=true")];
+    for (wanted, what) in wanted.into_iter().zip([UEVENTS, CLOCK_SET]) {
+        let not = if wanted { "" } else { "! " };
+        // The clock's task listens to the kernel, too.
+        if what == CLOCK_SET || wanted || !settings.contains("keep=true") {
+            guest.shell.until("the agent heeds its settings", &format!("{not}{what}"));
+        }
+    }
+    wait_at_rest(guest);
+}
+
+/// Whether the agent listens to the kernel's news of devices: protocol 15, its own process id.
+const UEVENTS: &str = "awk -v p=$(pidof qemu-ga) '$2 == 15 && $3 == p { f = 1 } END { exit !f }' /proc/net/netlink";
+
+/// Whether it hears of a clock that is set.
+const CLOCK_SET: &str = "ls -l /proc/$(pidof qemu-ga)/fd | grep -q timerfd";
+
+/// Voluntary switches of all threads of the agent together.
+pub const WAKE_UPS: &str =
+    "cat /proc/$(pidof qemu-ga)/task/*/status | awk '/^voluntary_ctxt_switches/ { sum += $2 } END { print sum }'";
+
+pub fn wait_asleep(guest: &mut Guest) {
+    let settled = format!("before=$({WAKE_UPS}); sleep 1; test $before = $({WAKE_UPS})");
+    guest.shell.until("the agent sleeps", &settled);
+}
+
+/// No worker is left either, not even one that waits a moment for more work.
+pub fn wait_at_rest(guest: &mut Guest) {
+    guest.shell.until("the agent's workers end", "test $(ls /proc/$(pidof qemu-ga)/task | wc -l) = 1");
+    wait_asleep(guest);
+}
+
 /// A guest for one test.
 pub fn own(init: Init) -> Option<Guest> {
     possible().then(|| Guest::boot(init))
@@ -103,7 +139,7 @@ fn refresh(guest: &mut Guest) -> bool {
     }
     let clean = "systemctl kill -s KILL qemu-guest-agent; systemctl stop qemu-guest-agent; pkill -KILL -x qemu-ga; \
          for mount in / /home /srv; do fsfreeze --unfreeze $mount; done; \
-         rm -rf /run/qga.state* /run/qemu-ga.pid /run/*.log /home/foo /srv/foo /tmp/testqga; systemctl reset-failed; \
+         rm -rf /etc/qemu/qemu-ga.conf /run/qga.state* /run/qemu-ga.pid /run/*.log /home/foo /srv/foo /tmp/testqga; systemctl reset-failed; \
          test -e /dev/virtio-ports/org.qemu.guest_agent.0";
     let Some(output) = guest.shell.attempt(clean, SOON) else {
         return false;

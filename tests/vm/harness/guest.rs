@@ -35,7 +35,7 @@ impl Guest {
         let images = image::images().unwrap_or_else(|reason| panic!("no guest image: {reason}"));
         let machine = prepare(images, init, extra);
         let reaper = Reaper::watch(&machine);
-        let (qemu, qmp, shell) = power_on(&machine);
+        let (qemu, qmp, shell) = power_on(&machine, &[]);
         let mut guest = Self { qmp, shell, machine, qemu, _reaper: reaper };
         guest.wait_booted();
         guest
@@ -118,7 +118,32 @@ impl Guest {
     /// Switch the same machine on again; it resumes or boots, which is for the caller to find out.
     pub fn power_on(&mut self) {
         assert!(self.has_ended(), "the machine is still on");
-        (self.qemu, self.qmp, self.shell) = power_on(&self.machine);
+        (self.qemu, self.qmp, self.shell) = power_on(&self.machine, &[]);
+    }
+
+    /// Write the running machine to a file and switch it off.
+    pub fn save(&mut self) {
+        let file = self.machine.dir.join("saved");
+        self.qmp.execute("stop", &json!({}));
+        self.qmp.execute("migrate", &json!({"uri": format!("exec:cat >{}", file.display())}));
+        until("the machine is saved", SOON, || {
+            let progress = self.qmp.execute("query-migrate", &json!({}));
+            (progress["status"] == "completed").then_some(())
+        });
+        self.qmp.execute("quit", &json!({}));
+        self.wait_ended();
+    }
+
+    /// Go on where `save` left off.
+    pub fn restore(&mut self) {
+        let file = self.machine.dir.join("saved");
+        let incoming = ["-incoming".to_owned(), format!("exec:cat {}", file.display())];
+        (self.qemu, self.qmp, self.shell) = power_on(&self.machine, &incoming);
+        until("the machine is restored", SOON, || {
+            let status = self.qmp.execute("query-status", &json!({}));
+            (status["status"] == "paused").then_some(())
+        });
+        self.qmp.execute("cont", &json!({}));
     }
 
     /// Disk snapshots as a backup program takes them, all at the same moment: from now on QEMU
@@ -244,7 +269,7 @@ pub(super) fn copy_into(dir: &Path, file: &Path) -> PathBuf {
     to
 }
 
-fn power_on(machine: &Machine) -> (Child, Qmp, Shell) {
+fn power_on(machine: &Machine, further: &[String]) -> (Child, Qmp, Shell) {
     // Left over from the former QEMU, and not to be mistaken for the new one's.
     for name in ["qmp", "shell", "agent", "serial", "spare"] {
         let _ = fs::remove_file(machine.socket(name));
@@ -253,6 +278,7 @@ fn power_on(machine: &Machine) -> (Child, Qmp, Shell) {
         fs::File::options().create(true).append(true).open(machine.dir.join("qemu.log")).expect("open QEMU's log");
     let mut qemu = Command::new("qemu-system-x86_64")
         .args(machine.arguments())
+        .args(further)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
