@@ -166,6 +166,13 @@ async fn keep_clock(agent: Arc<Agent>, host_spoke: Arc<Notify>) {
     let (mut cause, mut due) = (Some(Cause::Set), None);
     let (mut job, mut last) = (None, Instant::now());
     loop {
+        // Also at the start: without a first look, the next one would have nothing to compare with.
+        if job.is_none() {
+            if let Some(cause) = cause.take() {
+                let agent = agent.clone();
+                job = Some(work(&keeper, move |keeper| keeper.look(&agent.host, cause)));
+            }
+        }
         tokio::select! {
             _ = end_of(&mut job) => last = Instant::now(),
             set = time_set(&sets) => match set {
@@ -182,12 +189,6 @@ async fn keep_clock(agent: Arc<Agent>, host_spoke: Arc<Notify>) {
             () = sleep_until(due), if due.is_some() && job.is_none() => {
                 due = None;
                 cause = cause.or(Some(Cause::Stopped));
-            }
-        }
-        if job.is_none() {
-            if let Some(cause) = cause.take() {
-                let agent = agent.clone();
-                job = Some(work(&keeper, move |keeper| keeper.look(&agent.host, cause)));
             }
         }
         tokio::task::yield_now().await;
