@@ -76,7 +76,9 @@ impl Machine {
     pub fn arguments(&self) -> Vec<String> {
         let mut line = Line::default();
         // Always emulated: a /dev/kvm may be there and not work.
-        line.words("-accel tcg,tb-size=256 -cpu Nehalem -machine pc");
+        // QEMU aborts when it has no translation buffer left for a processor that is plugged in.
+        let buffer = if self.extra.size.contains("maxcpus") { 1024 } else { 256 };
+        line.words(&format!("-accel tcg,tb-size={buffer} -cpu Nehalem -machine pc"));
         line.words(self.extra.size);
         line.words("-nodefaults -no-user-config -display none");
         line.option("-pidfile", &self.pidfile());
