@@ -67,7 +67,8 @@ fn lease(slot: &'static Mutex<Option<Guest>>, boot: fn() -> Guest) -> Option<Lea
 
 /// Gives the running agent these settings, and waits until it has taken them over.
 pub fn configure(guest: &mut Guest, settings: &str) {
-    let write = format!("printf '{settings}' >/etc/qemu/qemu-ga.conf; systemctl reload qemu-guest-agent");
+    // An empty file is no file: then the old settings stay.
+    let write = format!("printf '[general]\\n{settings}' >/etc/qemu/qemu-ga.conf; systemctl reload qemu-guest-agent");
     guest.shell.ok(&write);
     let wanted = [settings.contains("cpus=true") || settings.contains("memory=true"), settings.contains("keep=true")];
     for (wanted, what) in wanted.into_iter().zip([UEVENTS, CLOCK_SET]) {
