@@ -95,8 +95,8 @@ pub struct Session {
     freezing: Option<(u64, Stop)>,
     jobs: Vec<Job>,
     dropped_streams: Vec<u64>,
-    /// A job whose last piece is out, and where that ends; its worker has not reported yet.
-    streamed: Option<(u64, u64)>,
+    /// Jobs whose last piece is out, and where that ends; their workers have not reported yet.
+    streamed: Vec<(u64, u64)>,
     notices: Notices,
 }
 
@@ -226,10 +226,10 @@ impl Session {
         for undo in self.unread.hang_up(unread) {
             self.orphans.undo(Some(undo));
         }
-        if let Some((seq, _)) =
-            self.streamed.take().filter(|(_, end)| *end > out.sent() || (unread && *end == out.sent()))
-        {
-            self.orphans.take_over(Line::running(seq));
+        for (seq, end) in std::mem::take(&mut self.streamed) {
+            if end > out.sent() || (unread && end == out.sent()) {
+                self.orphans.take_over(Line::running(seq));
+            }
         }
         self.start_orphans();
         out.clear();
@@ -263,7 +263,7 @@ impl Session {
                 *cut = piece.cut;
                 if last {
                     self.head = None;
-                    self.streamed = Some((seq, out.end()));
+                    self.streamed.push((seq, out.end()));
                     self.advance(now, commands, out);
                 }
             }
@@ -286,7 +286,8 @@ impl Session {
             _ if self.orphans.done(seq) => self.orphans.undo(done.undo),
             // A stream whose last piece is out.
             _ => {
-                if let Some((_, end)) = self.streamed.take_if(|(streamed, _)| *streamed == seq) {
+                if let Some(at) = self.streamed.iter().position(|(streamed, _)| *streamed == seq) {
+                    let (_, end) = self.streamed.swap_remove(at);
                     self.unread.push(end, done.undo, out);
                 }
             }

@@ -657,3 +657,11 @@ proptest! {
         AGENT.with(|agent| stage::play(agent, &acts));
     }
 }
+
+#[test]
+fn the_end_of_a_long_reply_may_be_reported_after_that_of_the_next_one() {
+    use stage::Act::*;
+    let long = [Write(8, 0), Deliver(u16::MAX), Begin(0), Piece(0), Piece(0), Piece(0)];
+    let rest = [Write(8, 0), Deliver(u16::MAX), Begin(0), End(1), HangUp(false)];
+    AGENT.with(|agent| stage::play(agent, &[long.as_slice(), &rest].concat()));
+}

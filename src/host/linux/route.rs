@@ -86,7 +86,7 @@ pub struct Ipv6Route<'t> {
 /// A route of either family; the members differ.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
-pub(crate) enum Route<'t> {
+pub enum Route<'t> {
     /// Of [`IPV4`].
     Ipv4(Ipv4Route<'t>),
     /// Of [`IPV6`].
@@ -94,7 +94,7 @@ pub(crate) enum Route<'t> {
 }
 
 /// The tables, read line by line: there may be a million.
-pub(crate) struct Tables {
+pub struct Tables {
     ipv4: Option<Lines>,
     ipv6: Option<Lines>,
     ways: Ways,
@@ -106,7 +106,7 @@ impl Tables {
     ///
     /// # Errors
     /// There is none of the tables.
-    pub(crate) fn open(host: &Host) -> io::Result<Tables> {
+    pub fn open(host: &Host) -> io::Result<Tables> {
         let (ipv4, ipv6) = match (Lines::open(host, IPV4), Lines::open(host, IPV6)) {
             (Err(reason), Err(_)) => return Err(reason),
             (ipv4, ipv6) => (ipv4.ok(), ipv6.ok()),
@@ -119,7 +119,7 @@ impl Tables {
     }
 
     /// Hands over the next route, once for each of its ways; false when there is none.
-    pub(crate) fn next(&mut self, found: &mut dyn FnMut(&Route<'_>)) -> bool {
+    pub fn next(&mut self, found: &mut dyn FnMut(&Route<'_>)) -> bool {
         if let Some(lines) = &mut self.ipv4 {
             if let Some(line) = lines.next() {
                 // The heading is not a route either.
