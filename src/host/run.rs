@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
@@ -26,7 +27,8 @@ use super::Host;
 use super::linux::descriptors;
 use crate::protocol::error::{Error, Result, os_reason};
 
-/// Where programs are looked for after `PATH`, which service managers may leave without `sbin`.
+/// Where programs are looked for before `PATH`: in the directories there others than root may have a
+/// say, such as the group `staff` in `/usr/local/sbin` of older Debians, and it may lack `sbin`.
 const DEFAULT_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Of the output this much is kept: its end, where the reason stands.
@@ -48,7 +50,7 @@ const TICK: Duration = Duration::from_millis(20);
 /// A program to run.
 #[derive(Clone)]
 pub struct Program<'a> {
-    name: &'a str,
+    name: &'a OsStr,
     args: Vec<OsString>,
     input: Option<&'a [u8]>,
     deadline: Duration,
@@ -58,15 +60,15 @@ pub struct Program<'a> {
 /// Shows no arguments and no input: either may hold a secret.
 impl std::fmt::Debug for Program<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} with {} arguments", self.name, self.args.len())
+        write!(f, "{} with {} arguments", self.name.to_string_lossy(), self.args.len())
     }
 }
 
 impl<'a> Program<'a> {
-    /// A program by its absolute path, or by its name to be looked for in `PATH` and in the
-    /// system's directories.
-    pub fn new(name: &'a str) -> Program<'a> {
-        Program { name, args: Vec::new(), input: None, deadline: DEADLINE, tied: false }
+    /// A program by its absolute path, or by its name to be looked for in the system's directories
+    /// and in `PATH`.
+    pub fn new<S: AsRef<OsStr> + ?Sized>(name: &'a S) -> Program<'a> {
+        Program { name: name.as_ref(), args: Vec::new(), input: None, deadline: DEADLINE, tied: false }
     }
 
     /// Appends arguments.
@@ -139,15 +141,16 @@ impl Failure {
 
 impl Host {
     /// Where a program lies; `None` when it cannot be found.
-    pub fn program(&self, name: &str) -> Option<PathBuf> {
+    pub fn program(&self, name: impl AsRef<OsStr>) -> Option<PathBuf> {
+        let name = name.as_ref();
         let executable =
             |path: &PathBuf| path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
-        if name.contains('/') {
+        if name.as_bytes().contains(&b'/') {
             return Some(self.path(name)).filter(executable);
         }
         let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path)
-            .chain(std::env::split_paths(DEFAULT_PATH))
+        std::env::split_paths(DEFAULT_PATH)
+            .chain(std::env::split_paths(&path))
             .filter(|dir| dir.is_absolute())
             .map(|dir| self.path(dir).join(name))
             .find(executable)
@@ -162,7 +165,8 @@ impl Host {
     ///
     /// It gets a session of its own, default signals and no descriptors but the first three.
     pub fn run(&self, program: &Program<'_>) -> std::result::Result<Finished, Failure> {
-        let failed = |reason| Failure::Start { name: program.name.to_owned(), reason };
+        let name = || program.name.to_string_lossy().into_owned();
+        let failed = |reason| Failure::Start { name: name(), reason };
         let missing = || failed(io::Error::from_raw_os_error(libc::ENOENT));
         let path = self.program(program.name).ok_or_else(missing)?;
         let (child, output) = start(path, program).map_err(failed)?;
@@ -171,11 +175,7 @@ impl Host {
             Some(status) => Ok(Finished { status, output: talk.output() }),
             None => {
                 talk.kill();
-                Err(Failure::TimedOut {
-                    name: program.name.to_owned(),
-                    deadline: program.deadline,
-                    output: talk.output(),
-                })
+                Err(Failure::TimedOut { name: name(), deadline: program.deadline, output: talk.output() })
             }
         }
     }

@@ -145,3 +145,30 @@ fn programs_are_looked_for_below_the_root() {
     assert_eq!(host.program("sh"), None, "that of the machine is none of this root");
     assert!(host.run(&Program::new("sh")).expect_err("missing").is_missing());
 }
+
+/// A directory of `PATH` may be another user's, and `chpasswd` is given passwords.
+#[test]
+fn the_systems_programs_come_before_those_of_the_path() {
+    let dir = tempfile::tempdir().expect("directory");
+    let host = Host::new(dir.path(), Box::new(FakeKernel::default()));
+    let path = std::env::var_os("PATH").expect("tests are run with a PATH");
+    let ours = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from);
+    let dirs: Vec<_> = std::env::split_paths(&path).filter(|dir| dir.is_absolute()).collect();
+    let mut others: Vec<_> = Vec::new();
+    for dir in dirs {
+        if !ours.contains(&dir) && !others.contains(&dir) {
+            others.push(dir);
+        }
+    }
+    for dir in ours.iter().rev().chain(&others) {
+        let dir = host.path(dir);
+        fs::create_dir_all(&dir).expect("directory");
+        fs::write(dir.join("tool"), "#!/bin/sh\n").expect("file");
+        fs::set_permissions(dir.join("tool"), fs::Permissions::from_mode(0o755)).expect("mode");
+    }
+    for dir in ours.iter().chain(&others) {
+        let place = host.path(dir).join("tool");
+        assert_eq!(host.program("tool"), Some(place.clone()));
+        fs::remove_file(place).expect("there");
+    }
+}
