@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
+use crate::host::regular;
 use crate::keyfile::{KeyFile, write_group, write_pair};
 use crate::protocol::error::os_reason;
 pub(crate) use marker::remove as remove_marker;
@@ -217,7 +218,12 @@ pub(crate) fn rehearse(dir: &Path, hooks: Option<usize>) -> io::Result<()> {
 
 /// Reads the counter, and says whether the file has to be written.
 fn load(file: &Path) -> Result<Counter, StateError> {
-    let text = match fs::read(file) {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        regular::open(file)?.read_to_end(&mut text)?;
+        Ok(text)
+    };
+    let text = match read() {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Ok(Counter { next: FIRST_HANDLE, due: Due::Create });

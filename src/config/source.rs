@@ -1,13 +1,10 @@
 //! Where a configuration comes from: the key file and the command line, put together.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::libc::O_NONBLOCK;
 use tracing::warn;
 
 use super::{
@@ -15,6 +12,7 @@ use super::{
     VSOCK, Vsock,
 };
 use crate::cli::Args;
+use crate::host::regular;
 use crate::keyfile::{KeyFile, KeyFileError};
 use crate::protocol::error::os_reason;
 
@@ -136,10 +134,7 @@ impl Source {
 /// Reads a configuration file, or gives the error that GLib would.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     // A FIFO must not hang the start.
-    let mut file = File::options().read(true).custom_flags(O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("Not a regular file"));
-    }
+    let mut file = regular::open(path)?;
     let mut text = Vec::new();
     file.read_to_end(&mut text)?;
     Ok(text)

@@ -19,6 +19,8 @@ use nix::sys::statfs::{
     XFS_SUPER_MAGIC, fstatfs, statfs,
 };
 
+use super::regular;
+
 /// linux/openat2.h
 const RESOLVE_CACHED: ResolveFlag = ResolveFlag::from_bits_retain(0x20);
 
@@ -99,6 +101,8 @@ impl Cached {
     /// A whole file.
     pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let Some(file) = self.open(path)? else { return Err(Errno::ENOENT.into()) };
+        // What it is then, the caller that can wait says.
+        let Ok(file) = regular::only(file.into()) else { return Err(self.refuse().into()) };
         let mut data = Vec::new();
         let mut page = [0; 4096];
         while data.len() < LIMIT {
@@ -148,7 +152,7 @@ impl Cached {
 }
 
 /// Reads on from the current position what is in memory.
-fn read_cached(file: &OwnedFd, buffer: &mut [u8]) -> nix::Result<usize> {
+fn read_cached(file: &File, buffer: &mut [u8]) -> nix::Result<usize> {
     const HERE: c_long = -1;
     let part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: the descriptor is open for the length of the call, and `part` describes `buffer`, which

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use self::actor::{Actor, CHANGE, LIST, READ};
 use self::home::Home;
 use super::selinux;
+use crate::host::regular;
 use crate::protocol::error::os_reason;
 
 mod actor;
@@ -139,10 +140,7 @@ impl KeyFile<'_> {
         self.actor.may(&dir, LIST)?;
         // A FIFO or a device must not hold us up.
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let file = File::from(home.inside(&format!("{DIR}/{FILE}"), flags)?);
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("Not a regular file"));
-        }
+        let file = regular::only(File::from(home.inside(&format!("{DIR}/{FILE}"), flags)?))?;
         self.actor.may(&file, READ)?;
         Ok((dir, file))
     }
