@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::host::Host;
 use crate::host::linux::mounts::{self, Mount};
 use crate::host::linux::{capability, selinux, swap};
+use crate::host::regular;
 use crate::policy::Policy;
 use crate::protocol::error::os_reason;
 use crate::state;
@@ -221,11 +222,11 @@ impl Report {
         };
         for path in programs {
             let problem = hook::check(host, &path).err().map(|error| error.desc).or_else(|| {
-                let missing = host.program(&path.to_string_lossy()).is_none();
+                let missing = host.program(&path).is_none();
                 missing.then(|| format!("fsfreeze hook '{}' is not there, or not executable", path.display()))
             });
             let problem = problem.or_else(|| {
-                let label = std::fs::File::open(host.path(&path)).ok().and_then(|file| selinux::label(&file))?;
+                let label = regular::open(host.path(&path)).ok().and_then(|file| selinux::label(&file))?;
                 let denied = selinux::denied(host, &label, "file", &["execute"])?;
                 Some(format!("SELinux does not let {denied} of fsfreeze hook '{}'", path.display()))
             });

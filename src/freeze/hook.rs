@@ -6,13 +6,13 @@
 //! each of them have a time limit, an error of its own, and its thaw.
 
 use std::ffi::OsStr;
-use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::host::Host;
-use crate::protocol::error::{Error, Result, os_reason};
+use crate::host::trust::{self, Distrust};
+use crate::protocol::error::{Error, Result};
 
 /// The script of our packages. As long as it is unchanged, its directory is run instead of it.
 const SHIPPED: &[u8] = include_bytes!("../../packaging/fsfreeze-hook");
@@ -78,8 +78,12 @@ impl Source {
         };
         let unreadable =
             |error| Error::os(format!("failed to read the fsfreeze hooks in '{}'", directory.display()), &error);
-        let found = std::fs::metadata(host.path(&directory)).map_err(unreadable)?;
-        if let Some(why) = distrust(&found) {
+        let found = match trust::follow(&host.path(&directory)) {
+            Ok(found) => found,
+            Err(Distrust::Unseen(error)) => return Err(unreadable(error)),
+            Err(Distrust::Others(why)) => return Err(refused(&directory, &why)),
+        };
+        if let Some(why) = trust::distrust(&found) {
             return Err(refused(&directory, why));
         }
         // Sorted by their bytes, as a shell does in the C locale.
@@ -105,37 +109,25 @@ fn is_wanted(name: &OsStr) -> bool {
     !name.starts_with(b".") && !LEFT_OVER.iter().any(|ending| name.ends_with(ending.as_bytes()))
 }
 
-/// Refuses a program that others than root could put their own commands into: root runs it.
+/// Whether the program is there. One that others than root could put their own commands into is
+/// refused, wherever on the way to it they could: root runs it.
 ///
 /// # Errors
-/// With what is wrong. A program that is not there passes: the attempt to run it says so.
-pub(super) fn check(host: &Host, program: &Path) -> Result<()> {
-    let found = match std::fs::metadata(host.path(program)) {
+/// With what is wrong.
+pub(super) fn check(host: &Host, program: &Path) -> Result<bool> {
+    let found = match trust::follow(&host.path(program)) {
         Ok(found) => found,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(refused(program, &os_reason(&error))),
+        Err(Distrust::Unseen(error)) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(distrust) => return Err(refused(program, &distrust.to_string())),
     };
-    if let Some(why) = distrust(&found) {
-        return Err(refused(program, why));
+    match trust::distrust(&found) {
+        Some(why) => Err(refused(program, why)),
+        None => Ok(true),
     }
-    let directory = program.parent().and_then(|parent| std::fs::metadata(host.path(parent)).ok());
-    // A sticky directory, such as /tmp, lets nobody touch another's files.
-    if directory.is_some_and(|found| found.mode() & 0o1000 == 0 && distrust(&found).is_some()) {
-        return Err(refused(program, "others than root may replace it"));
-    }
-    Ok(())
 }
 
 fn refused(path: &Path, why: &str) -> Error {
     Error::new(format!("fsfreeze hook '{}' is not run: {why}", path.display()))
-}
-
-fn distrust(found: &Metadata) -> Option<&'static str> {
-    let ours = nix::unistd::geteuid().as_raw();
-    if found.uid() != 0 && found.uid() != ours {
-        return Some("its owner is not root");
-    }
-    (found.mode() & 0o022 != 0).then_some("others than root may write to it")
 }
 
 #[cfg(test)]
@@ -210,9 +202,9 @@ mod tests {
     fn what_others_than_root_may_change_is_refused() {
         let machine = machine();
         let refusal = || check(&machine.host(), Path::new("/etc/hook")).map_err(|e| e.desc);
-        assert_eq!(refusal(), Ok(()), "the attempt to run it says that it is missing");
+        assert_eq!(refusal(), Ok(false));
         file(&machine, "/etc/hook", 0o755, b"");
-        assert_eq!(refusal(), Ok(()));
+        assert_eq!(refusal(), Ok(true));
         let mode = |path, mode| set_mode(&machine, path, mode);
         for bad in [0o775, 0o757] {
             mode("/etc/hook", bad);
@@ -223,7 +215,7 @@ mod tests {
         mode("/etc", 0o777);
         assert!(refusal().is_err_and(|text| text.ends_with("others than root may replace it")));
         mode("/etc", 0o1777);
-        assert_eq!(refusal(), Ok(()));
+        assert_eq!(refusal(), Ok(true));
         mode("/etc/hook.d", 0o1777);
         let listed = source(&machine, "/etc/hook.d").programs(&machine.host()).map_err(|e| e.desc);
         assert!(listed.is_err_and(|text| text.contains("others than root may write to it")));

@@ -3,7 +3,9 @@
 //! Who was told is noted on disk before the program starts, so that an agent that is killed in the
 //! middle leaves the next one something to go by: a database must not stay locked for ever.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
 
 use super::hook::{self, Source};
 use crate::agent::Agent;
@@ -41,7 +43,7 @@ impl Told {
         }
         let hooks = configured(agent)?;
         // All of them before the first one runs: a refusal should disturb nobody.
-        hooks.iter().try_for_each(|program| hook::check(&agent.host, program))?;
+        hooks.iter().try_for_each(|program| may_run(agent, program, "freeze"))?;
         for program in hooks {
             if agent.freezer.is_ending() {
                 return Err(Error::new("nothing is frozen: the agent is about to end"));
@@ -74,7 +76,7 @@ impl Told {
             if let Err(error) = agent.state.note_hooks(&self.programs) {
                 tracing::warn!("failed to note the fsfreeze hooks in the state directory: {}", os_reason(&error));
             }
-            let told = hook::check(&agent.host, &program).and_then(|()| run(agent, &program, "thaw"));
+            let told = run(agent, &program, "thaw");
             errors.extend(told.err().map(|error| error.desc));
         }
         if errors.is_empty() { Ok(()) } else { Err(Error::new(errors.join("; "))) }
@@ -85,24 +87,39 @@ fn configured(agent: &Agent) -> Result<Vec<PathBuf>> {
     Source::find(&agent.host, agent.config().fsfreeze_hook.as_deref()).programs(&agent.host)
 }
 
+/// Goes on only if the hook is there and root's.
+///
+/// # Errors
+/// With its name and what is wrong.
+fn may_run(agent: &Agent, path: &Path, word: &str) -> Result<()> {
+    match hook::check(&agent.host, path)? {
+        true => Ok(()),
+        false => Err(failed(path, word, &os_reason(&Errno::ENOENT.into()), b"")),
+    }
+}
+
+fn failed(path: &Path, word: &str, why: &str, output: &[u8]) -> Error {
+    let (name, output) = (path.display(), String::from_utf8_lossy(output));
+    let said = if output.trim().is_empty() { String::new() } else { format!(": {}", output.trim()) };
+    Error::new(format!("child process has failed to execute fsfreeze hook '{name}' ({word}): {why}{said}"))
+}
+
 /// Runs one hook for as long as `[fsfreeze] hook-timeout` allows.
 ///
 /// # Errors
 /// With its name, its exit status, and the end of what it wrote.
-fn run(agent: &Agent, path: &std::path::Path, word: &str) -> Result<()> {
-    let name = path.to_string_lossy();
+fn run(agent: &Agent, path: &Path, word: &str) -> Result<()> {
+    // Again, and just before: others may have run for minutes since.
+    may_run(agent, path, word)?;
+    let name = path.display();
     tracing::debug!("running fsfreeze hook '{name}' {word}");
     // A hook that lived on after a killed agent might freeze after it was told to thaw.
-    let program = Program::new(&name).args([word]).deadline(agent.config().fsfreeze.hook_timeout).tied();
-    let failed = |why: &str, output: &[u8]| {
-        let output = String::from_utf8_lossy(output);
-        let said = if output.trim().is_empty() { String::new() } else { format!(": {}", output.trim()) };
-        Err(Error::new(format!("child process has failed to execute fsfreeze hook '{name}' ({word}): {why}{said}")))
-    };
+    let program = Program::new(path).args([word]).deadline(agent.config().fsfreeze.hook_timeout).tied();
+    let failed = |why: &str, output: &[u8]| Err(failed(path, word, why, output));
     match agent.host.run(&program) {
         Ok(finished) => match (finished.code(), finished.signal()) {
             (Some(0), _) => {
-                log_output(&name, word, &finished.output);
+                log_output(path, word, &finished.output);
                 Ok(())
             }
             (Some(code), _) => failed(&format!("exit status {code}"), &finished.output),
@@ -116,8 +133,8 @@ fn run(agent: &Agent, path: &std::path::Path, word: &str) -> Result<()> {
 }
 
 /// Nobody else keeps what a hook that succeeded had to say.
-fn log_output(name: &str, word: &str, output: &[u8]) {
+fn log_output(path: &Path, word: &str, output: &[u8]) {
     for line in String::from_utf8_lossy(output).lines().filter(|line| !line.trim().is_empty()) {
-        tracing::info!(target: AUDIT, "fsfreeze hook '{name}' ({word}): {line}");
+        tracing::info!(target: AUDIT, "fsfreeze hook '{}' ({word}): {line}", path.display());
     }
 }

@@ -108,6 +108,48 @@ fn a_refused_script_disturbs_nobody() {
     assert_eq!(hook_log(&guest), "");
 }
 
+/// The second is looked at before the first runs, which then lets others write to it.
+#[test]
+fn a_script_that_others_may_change_by_the_time_it_is_due_is_not_run() {
+    for (way, text) in [("2", "others than root may write to it"), ("", "others than root may replace it")] {
+        let guest = with_directory(&[("1", ". ${0%/*}/../way"), ("2", "")]);
+        let hooks = guest.root.path().join("hook.d");
+        let way = format!("[ $1 = thaw ] || chmod 757 '{}'", hooks.join(way).display());
+        std::fs::write(guest.root.path().join("way"), way).expect("a file");
+        let error = freeze(&guest.agent, None).expect_err("refused").desc;
+        assert!(error.starts_with("fsfreeze hook '/hook.d/2' is not run: ") && error.ends_with(text), "{error}");
+        assert!(!hook_log(&guest).contains('2'), "{}", hook_log(&guest));
+    }
+}
+
+#[test]
+fn a_hook_that_is_missing_when_it_is_looked_for_is_not_run_when_it_turns_up() {
+    let guest = Guest::new(|config, root| {
+        script(&root.join("appears"), &format!("echo appears >> {}/log", root.display()));
+        config.fsfreeze_hook = Some("/missing".into());
+    });
+    let error = freeze(&guest.agent, None).expect_err("missing").desc;
+    let text = "child process has failed to execute fsfreeze hook '/missing' (freeze): No such file or directory";
+    assert_eq!(error, text);
+    assert!(!guest.state.path().join("qga.state.hooks").exists(), "it was told nothing");
+    std::fs::rename(guest.root.path().join("appears"), guest.root.path().join("missing")).expect("it turns up");
+    assert_eq!(thaw(&guest.agent), Ok(0));
+    assert_eq!(hook_log(&guest), "");
+}
+
+#[test]
+fn a_hook_whose_name_is_not_utf8_is_run() {
+    use std::os::unix::ffi::OsStrExt;
+    let guest = with_directory(&[("1", "")]);
+    let name = std::ffi::OsStr::from_bytes(b"2-caf\xe9");
+    let root = guest.root.path();
+    script(&root.join("hook.d").join(name), &format!("echo bytes $1 >> {}/log", root.display()));
+    guest.count_freezes(|_| None);
+    assert_eq!(freeze(&guest.agent, None), Ok(2));
+    assert_eq!(thaw(&guest.agent), Ok(2));
+    assert_eq!(hook_log(&guest), "1 freeze\nbytes freeze\nbytes thaw\n1 thaw\n");
+}
+
 #[test]
 fn a_script_that_hangs_is_killed_and_told_of_the_thaw() {
     let mut guest = with_directory(&[("1", "[ $1 = thaw ] || exec sleep 600"), ("2", "")]);
