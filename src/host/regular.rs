@@ -43,8 +43,10 @@ mod tests {
     use crate::host::fixture::Machine;
     use crate::host::linux::{rtc, utmp};
 
+    type Reader = fn(&Host);
+
     /// What reads a file, by its path.
-    const READERS: [(&str, fn(&Host)); 6] = [
+    const READERS: [(&str, Reader); 6] = [
         ("/run/utmp", |host| assert_eq!(utmp::logins(host), [])),
         ("/var/run/utmp", |host| assert_eq!(utmp::logins(host), [])),
         ("/etc/os-release", |host| assert!(host.read_text("/etc/os-release").is_err())),
