@@ -144,7 +144,13 @@ impl Host {
         }
         // A page, which is all that an attribute can have: one read and no growing for most files.
         let mut data = Vec::with_capacity(4096);
-        regular::open(self.path(path))?.take(FILE_LIMIT).read_to_end(&mut data)?;
+        let path = self.path(path);
+        let file = match regular::open(&path) {
+            // The system's own reason.
+            Err(_) if path.is_dir() => return Err(nix::Error::EISDIR.into()),
+            file => file?,
+        };
+        file.take(FILE_LIMIT).read_to_end(&mut data)?;
         Ok(data)
     }
 
