@@ -16,7 +16,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, pipe2, setsid};
 use tracing::warn;
 
-pub use self::activation::{Activated, ActivationError, activation};
+pub use self::activation::{Activated, ActivationError, Handed, activation};
 pub use self::pidfile::{PidFile, PidFileError};
 
 /// What a daemon makes is its own: its files are for nobody else, whatever mask the caller has.

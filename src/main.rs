@@ -5,11 +5,13 @@
 
 use std::env;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use qemu_ga::agent::Agent;
 use qemu_ga::channel::{self, ChannelError, Endpoint};
 use qemu_ga::cli::{self, Stop};
+use qemu_ga::commands::exec::keeper;
 use qemu_ga::config::{Config, ConfigError};
 use qemu_ga::daemon::{self, Activated, ActivationError, Lifecycle, PidFileError};
 use qemu_ga::freeze::check;
@@ -26,7 +28,7 @@ use qemu_ga::{commands, serve};
 use tracing::{error, info, warn};
 
 fn main() -> ExitCode {
-    if worker::main_if_asked() {
+    if worker::main_if_asked() || keeper::main_if_asked() {
         return ExitCode::SUCCESS;
     }
     malloc::tune();
@@ -60,17 +62,22 @@ fn start(log: &LogControl) -> Result<u8, Failure> {
     }
     // SAFETY: no thread has been started yet, and nothing here has opened descriptor 3 if it was handed over.
     #[expect(unsafe_code, reason = "the environment is changed")]
-    let activated = unsafe { daemon::activation() }?;
+    let daemon::Handed { activated, keeper } = unsafe { daemon::activation() }?;
     config.settle_channel(activated.as_ref().map(|activated| activated.method))?;
     if line.args.dump_conf {
         return print(|out| config.dump(out));
     }
     log.set_verbose(config.verbose);
-    run(config, activated, log)
+    run(config, activated, keeper, log)
 }
 
 /// Brings the agent up and serves until it is told to end.
-fn run(mut config: Config, activated: Option<Activated>, log: &LogControl) -> Result<u8, Failure> {
+fn run(
+    mut config: Config,
+    activated: Option<Activated>,
+    keeper: Option<OwnedFd>,
+    log: &LogControl,
+) -> Result<u8, Failure> {
     if config.statedir.as_os_str().is_empty() {
         return Err(Failure::NoStateDir);
     }
@@ -100,6 +107,9 @@ fn run(mut config: Config, activated: Option<Activated>, log: &LogControl) -> Re
         Ok((lifecycle, channel)) => {
             info!("{} started", cli::version());
             let agent = Agent::new(Host::real(), config, state, log.clone());
+            if let Some(keeper) = keeper {
+                agent.children.adopt(keeper, &agent.config().limits);
+            }
             Ok(serve::run(agent, channel, log.clone(), lifecycle))
         }
         // What is frozen is that agent's.

@@ -54,3 +54,143 @@ fn decoded(base64: &str) -> String {
     }
     String::from_utf8(bytes).expect("UTF-8")
 }
+
+fn finished(client: &mut Client, pid: u32) -> Value {
+    until("it ends", || {
+        let status = client.ask("guest-exec-status", json!({"pid": pid}));
+        (status["exited"] == true).then_some(status)
+    })
+}
+
+fn lines(path: &std::path::Path) -> usize {
+    std::fs::read_to_string(path).unwrap_or_default().lines().count()
+}
+
+/// Prints more than a pipe holds after the first line, which is before the agent's end.
+const LOOP: &str =
+    "for i in 1 2 3; do echo $i >>$0; head -c 3000000 /dev/zero; echo >&2; read go <$1; done; echo end >>$0";
+
+#[test]
+fn no_end_of_the_agent_reaches_a_program() {
+    for (name, capture) in
+        [("TERM", json!(true)), ("KILL", json!(true)), ("KILL", json!("merged")), ("KILL", json!(false))]
+    {
+        let agent = Agent::start(&[]);
+        let kept = tempfile::tempdir().expect("a directory");
+        let (file, gate) = (kept.path().join("lines"), kept.path().join("gate"));
+        nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        let mut client = agent.connect();
+        let arguments = json!({"path": "sh", "arg": ["-c", LOOP, file, gate], "capture-output": capture});
+        let pid = start(&mut client, arguments);
+        until("it has begun", || (lines(&file) == 1).then_some(()));
+        let keepers = keepers_of(agent.child.id());
+        assert_eq!(keepers.len(), usize::from(capture != false));
+        support::signal(agent.child.id(), name);
+        drop(agent);
+        for count in [2, 3, 4] {
+            let mut gate = until("the program is at its gate", || {
+                let flags = nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_WRONLY;
+                nix::fcntl::open(&gate, flags, nix::sys::stat::Mode::empty()).ok().map(std::fs::File::from)
+            });
+            std::io::Write::write_all(&mut gate, b"go\n").expect("it reads");
+            drop(gate);
+            until("the program goes on", || (lines(&file) >= count).then_some(()));
+        }
+        until("it ends", || (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
+        for keeper in keepers {
+            until("the keeper ends", || (!std::path::Path::new(&format!("/proc/{keeper}")).exists()).then_some(()));
+        }
+    }
+}
+
+/// The processes that hold pipes beside an agent.
+fn keepers_of(agent: u32) -> Vec<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).unwrap_or_default();
+    let mut all: Vec<u32> = children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
+    for task in std::fs::read_dir(format!("/proc/{agent}/task")).expect("its threads").flatten() {
+        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        all.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+    }
+    all.sort_unstable();
+    all.dedup();
+    all.retain(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"qga-keeper")));
+    all
+}
+
+/// A service manager that keeps descriptors between two agents.
+#[test]
+fn the_next_agent_has_the_results_of_the_one_before() {
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    let dir = tempfile::tempdir().expect("a directory");
+    let manager = std::os::unix::net::UnixDatagram::bind(dir.path().join("notify")).expect("a socket");
+    manager.set_read_timeout(Some(support::PATIENCE)).expect("a socket");
+    let gate = dir.path().join("gate");
+    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let socket = dir.path().join("s");
+    let run = |handed: Option<&OwnedFd>| {
+        let agent = Agent::command(dir.path());
+        let redirect = if handed.is_some() { "exec 3<&$KEPT; export LISTEN_FDS=1 LISTEN_PID=$$;" } else { "" };
+        let mut command = std::process::Command::new("bash");
+        command
+            .arg("-c")
+            .arg(format!("{redirect} exec \"$@\""))
+            .arg("sh")
+            .arg(agent.get_program())
+            .args(agent.get_args());
+        command.args(["-m", "unix-listen", "-p"]).arg(&socket).env("QGA_CONF", "");
+        command.env("NOTIFY_SOCKET", dir.path().join("notify"));
+        if let Some(fd) = handed {
+            nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).expect("a descriptor");
+            command.env("KEPT", fd.as_raw_fd().to_string());
+        }
+        let child = command.spawn().expect("it starts");
+        let client = until("it listens", || std::os::unix::net::UnixStream::connect(&socket).ok());
+        (child, Client::new(client))
+    };
+    let (mut first, mut client) = run(None);
+    let script = format!("echo before; read go <{}; echo after; exit 3", gate.display());
+    let captured = start(&mut client, json!({"path": "sh", "arg": ["-c", script], "capture-output": true}));
+    let ended = start(&mut client, json!({"path": "sh", "arg": ["-c", "echo x; exit 4"], "capture-output": true}));
+    let plain = start(&mut client, json!({"path": "sh", "arg": ["-c", format!("read go <{}", gate.display())]}));
+    let taken = start(&mut client, json!({"path": "true"}));
+    finished(&mut client, taken);
+    until("it is reaped", || (!std::path::Path::new(&format!("/proc/{ended}")).exists()).then_some(()));
+    // A command after it: the first agent has told all.
+    client.ask("guest-ping", json!({}));
+
+    let mut text = [0; 200];
+    let mut space = nix::cmsg_space!([i32; 4]);
+    let mut slices = [std::io::IoSliceMut::new(&mut text)];
+    let flags = nix::sys::socket::MsgFlags::empty();
+    let message =
+        nix::sys::socket::recvmsg::<()>(manager.as_raw_fd(), &mut slices, Some(&mut space), flags).expect("a word");
+    let rights = message.cmsgs().expect("rights").next();
+    let Some(nix::sys::socket::ControlMessageOwned::ScmRights(fds)) = rights else { panic!("no descriptor") };
+    // SAFETY: it has just been received.
+    #[allow(unsafe_code)]
+    let kept = unsafe { OwnedFd::from_raw_fd(fds[0]) };
+    let count = message.bytes;
+    assert_eq!(&text[..count], b"FDSTORE=1\nFDNAME=exec-keeper");
+
+    first.kill().expect("our child");
+    first.wait().expect("our child");
+    let (mut second, mut client) = run(Some(&kept));
+    drop(kept);
+    assert_eq!(client.ask("guest-exec-status", json!({"pid": captured})), json!({"exited": false}));
+    assert_eq!(client.ask("guest-exec-status", json!({"pid": plain})), json!({"exited": false}));
+    assert!(client.call("guest-exec-status", json!({"pid": taken})).get("error").is_some(), "it was handed out");
+    let status = finished(&mut client, ended);
+    assert_eq!((&status["exitcode"], &status["out-data"]), (&json!(4), &json!("eAo=")));
+    let mut open = std::fs::File::options().read(true).write(true).open(&gate).expect("a pipe");
+    std::io::Write::write_all(&mut open, b"go\ngo\n").expect("room");
+    let status = finished(&mut client, captured);
+    assert_eq!(decoded(status["out-data"].as_str().expect("output")), "before\nafter\n");
+    // Only newer kernels tell how a process ended that is no child.
+    assert!(status.get("exitcode").is_none_or(|code| code == 3), "{status}");
+    finished(&mut client, plain);
+    // The second one starts programs as the first did.
+    let next = start(&mut client, json!({"path": "echo", "arg": ["y"], "capture-output": true}));
+    assert_eq!(finished(&mut client, next)["out-data"], "eQo=");
+    second.kill().expect("our child");
+    second.wait().expect("our child");
+}

@@ -2,10 +2,13 @@
 
 mod children;
 mod collector;
+pub mod keeper;
+mod link;
+mod output;
 mod reply;
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
@@ -14,10 +17,13 @@ use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
 pub use children::Children;
-use children::{Output, Stream as Captured};
+use children::Stream as Captured;
 use collector::{Pipe, Task};
+use keeper::Part;
+use output::Output;
 
 use super::{Body, Command, Ctx, Lane, Stream};
+use crate::host::linux::passing;
 use crate::host::linux::spawn::Program;
 use crate::log::AUDIT;
 use crate::protocol::args;
@@ -31,7 +37,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command::new("guest-exec-status", exec_status).lane(Lane::Prompt),
 ];
 
-/// Input up to this size is put into the pipe at once; the kernel's limit for a pipe.
+/// Input up to this size is put into the pipe at once even where pipes cannot be of any size.
 const INPUT_AT_ONCE: usize = 1 << 20;
 
 /// What a pipe holds when nobody says otherwise.
@@ -117,8 +123,16 @@ fn exec(cx: &Ctx<'_>, exec: Exec<'_>) -> Result<Started> {
     };
     let mode = exec.capture_output.unwrap_or(CaptureOutput::None);
     let mut pipes = Pipes::new(mode, input).map_err(failed_os)?;
-    let program = Program { path: exec.path, args: &args, env: exec.env.as_deref(), stdio: pipes.stdio() };
-    let pid = program.spawn().map_err(failed_os)?;
+    let program = Program { path: exec.path, name: None, args: &args, env: exec.env.as_deref(), stdio: pipes.stdio() };
+    let kept = pipes.kept();
+    // Where a service manager is, the results of all programs outlive the agent.
+    if !kept.is_empty() || passing::has_manager() {
+        slot.keep(&kept);
+    }
+    let pid = program.spawn().map_err(|error| {
+        slot.forget();
+        failed_os(error)
+    })?;
     pipes.close_theirs();
     pipes.feed_at_once();
     let captured = [pipes.out.is_some(), pipes.err.is_some()];
@@ -130,11 +144,18 @@ fn decode(base64: &str) -> Result<Zeroizing<Vec<u8>>> {
     Ok(Payload::parse(base64)?.to_secret())
 }
 
+/// The same pipe, open for both directions: who writes to it is never without a reader, even when
+/// the agent and its keeper are killed together.
+fn both_ends(pipe: &OwnedFd) -> std::io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
+    Ok(File::options().read(true).write(true).open(path)?.into())
+}
+
 /// The pipes between the agent and one program.
 struct Pipes {
     feed: Option<Pipe>,
-    out: Option<OwnedFd>,
-    err: Option<OwnedFd>,
+    out: Option<(OwnedFd, Output)>,
+    err: Option<(OwnedFd, Output)>,
     /// The program's ends, as its standard input, output and error.
     theirs: [Option<OwnedFd>; 3],
 }
@@ -147,22 +168,24 @@ impl Pipes {
             let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
             fcntl(&write, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
             if input.len() > PIPE {
-                let size = input.len().min(INPUT_AT_ONCE);
-                // Not vital: what does not fit is written later.
-                let _ = fcntl(&write, FcntlArg::F_SETPIPE_SZ(i32::try_from(size).unwrap_or(CAPTURE_PIPE)));
+                // What does not fit is written later, and lost if the agent ends before.
+                let _ = [input.len(), input.len().min(INPUT_AT_ONCE)]
+                    .into_iter()
+                    .filter_map(|size| i32::try_from(size).ok())
+                    .find(|&size| fcntl(&write, FcntlArg::F_SETPIPE_SZ(size)).is_ok());
             }
             theirs[0] = Some(read);
             feed = Some(Pipe { file: File::from(write), task: Task::Feed { input, done: 0 } });
         }
-        let mut capture = |wanted: bool, to: usize| -> std::io::Result<Option<OwnedFd>> {
+        let mut capture = |wanted: bool, to: usize| -> std::io::Result<Option<(OwnedFd, Output)>> {
             if !wanted {
                 return Ok(None);
             }
             let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
             fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
             let _ = fcntl(&read, FcntlArg::F_SETPIPE_SZ(CAPTURE_PIPE));
-            theirs[to] = Some(write);
-            Ok(Some(read))
+            theirs[to] = Some(both_ends(&write).unwrap_or(write));
+            Ok(Some((read, if passing::has_manager() { Output::lasting() } else { Output::default() })))
         };
         use CaptureOutput::{Merged, Separated, Stderr, Stdout};
         let out = capture(matches!(mode, Stdout | Separated | Merged), 1)?;
@@ -173,8 +196,18 @@ impl Pipes {
         Ok(Pipes { feed, out, err, theirs })
     }
 
-    fn stdio(&self) -> [Option<std::os::fd::BorrowedFd<'_>>; 3] {
+    fn stdio(&self) -> [Option<BorrowedFd<'_>>; 3] {
         self.theirs.each_ref().map(|fd| fd.as_ref().map(AsFd::as_fd))
+    }
+
+    /// What must be there after the agent's end.
+    fn kept(&self) -> Vec<(Part, BorrowedFd<'_>)> {
+        let streams = [(&self.out, Part::OutPipe, Part::OutData), (&self.err, Part::ErrPipe, Part::ErrData)];
+        let parts = streams.into_iter().filter_map(|(stream, pipe, data)| Some((stream.as_ref()?, pipe, data)));
+        parts
+            .flat_map(|((fd, output), pipe, data)| [Some((pipe, fd.as_fd())), output.file().map(|fd| (data, fd))])
+            .flatten()
+            .collect()
     }
 
     /// The program has them now; only when all are closed does a pipe end.
@@ -191,9 +224,8 @@ impl Pipes {
 
     /// What is left to do while the program runs.
     fn into_tasks(self, serial: u64) -> Vec<Pipe> {
-        let collect = |pipe: Option<OwnedFd>, stream| {
-            let task = Task::Collect { serial, stream, output: Output::default() };
-            pipe.map(|fd| Pipe { file: File::from(fd), task })
+        let collect = |pipe: Option<(OwnedFd, Output)>, stream| {
+            pipe.map(|(fd, output)| Pipe { file: File::from(fd), task: Task::Collect { serial, stream, output } })
         };
         let streams = [collect(self.out, Captured::Out), collect(self.err, Captured::Err)];
         streams.into_iter().flatten().chain(self.feed).collect()

@@ -5,8 +5,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::process;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt};
+use nix::sys::socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt};
 
 use crate::protocol::error::os_reason;
 
@@ -20,8 +21,8 @@ pub enum ActivationError {
     #[error("qemu-ga only supports listening on one socket")]
     TooMany,
     /// The promised descriptor is not there.
-    #[error("Socket activation failed: invalid file descriptor fd = {FIRST}: {}", os_reason(.0))]
-    Invalid(#[source] io::Error),
+    #[error("Socket activation failed: invalid file descriptor fd = {}: {}", .0, os_reason(.1))]
+    Invalid(i32, #[source] io::Error),
     /// Not a Unix or vsock socket.
     #[error("unsupported listen fd type")]
     Unsupported,
@@ -39,34 +40,55 @@ pub struct Activated {
     pub method: &'static str,
 }
 
-/// Takes the socket that was handed over to this process, if there is one. In any case the variables
+/// What a service manager hands over.
+#[derive(Debug, Default)]
+pub struct Handed {
+    /// A socket to listen on.
+    pub activated: Option<Activated>,
+    /// The way to the process that keeps the programs of an earlier agent.
+    pub keeper: Option<OwnedFd>,
+}
+
+/// Takes what was handed over to this process. In any case the variables
 /// that tell of it are removed, lest programs started by the agent take them for theirs.
 ///
 /// # Safety
 ///
-/// The process must have a single thread, and nothing else may use descriptor 3 afterwards if the
-/// environment says that it is ours.
+/// The process must have a single thread, and nothing else may use the descriptors from 3 on
+/// that the environment says are ours.
 #[expect(unsafe_code, reason = "the environment is changed, a descriptor is made from its number")]
-pub unsafe fn activation() -> Result<Option<Activated>, ActivationError> {
+pub unsafe fn activation() -> Result<Handed, ActivationError> {
     let number = |name: &str| env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
     let ours = number("LISTEN_PID") == Some(process::id());
-    let count = number("LISTEN_FDS").filter(|_| ours).unwrap_or(0);
+    let count = usize::try_from(number("LISTEN_FDS").filter(|_| ours).unwrap_or(0)).unwrap_or(0);
     for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
         // SAFETY: no other thread reads the environment, says our caller.
         unsafe { env::remove_var(name) };
     }
-    match count {
-        0 => return Ok(None),
-        1 => {}
-        _ => return Err(ActivationError::TooMany),
+    let mut handed = Handed::default();
+    for number in (FIRST..).take(count) {
+        // SAFETY: the borrow ends before the next step, and `fcntl` fails on a closed descriptor, as it is
+        // meant to.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+        let closed = |error: Errno| ActivationError::Invalid(number, error.into());
+        fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(closed)?;
+        // SAFETY: the descriptor is open, and whoever started us has given it to us.
+        let socket = unsafe { OwnedFd::from_raw_fd(number) };
+        if is_keepers(&socket) {
+            handed.keeper = Some(socket);
+        } else if handed.activated.is_none() {
+            handed.activated = Some(Activated { method: method(&socket)?, socket });
+        } else {
+            return Err(ActivationError::TooMany);
+        }
     }
-    // SAFETY: the borrow ends in this function, and `fcntl` fails on a closed descriptor, as it is meant to.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(FIRST) };
-    fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|error| ActivationError::Invalid(error.into()))?;
-    let method = method(borrowed)?;
-    // SAFETY: the descriptor is open, and whoever started us has given it to us.
-    let socket = unsafe { OwnedFd::from_raw_fd(FIRST) };
-    Ok(Some(Activated { socket, method }))
+    Ok(handed)
+}
+
+/// Whether it is what an earlier agent gave to the service manager. Old ones do not keep its name.
+fn is_keepers(socket: impl AsFd) -> bool {
+    getsockopt(&socket, sockopt::SockType) == Ok(SockType::SeqPacket)
+        && getsockopt(&socket, sockopt::AcceptConn) == Ok(false)
 }
 
 /// The `--method` that a listening socket stands for.

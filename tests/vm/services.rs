@@ -59,3 +59,43 @@ fn systemd_restarts_a_killed_agent() {
     }
     assert_ne!(guest.shell.ok("pidof qemu-ga"), before);
 }
+
+/// The host upgrades the agent: the program that restarts it goes on, and its result is the next one's.
+#[test]
+fn a_program_outlives_the_agents_that_it_restarts_and_its_result_is_there() {
+    let Some(mut guest) = shared::systemd() else { return };
+    for (how, done) in [
+        ("systemctl restart qemu-guest-agent", "systemctl restart"),
+        ("kill -KILL $(systemctl show -P MainPID qemu-guest-agent)", "kill -9"),
+    ] {
+        let mut agent = guest.agent();
+        agent.sync(SOON);
+        let before = guest.shell.ok("systemctl show -P MainPID qemu-guest-agent");
+        let script = format!(
+            "echo before; {how}; \
+             until p=$(systemctl show -P MainPID qemu-guest-agent) && [ $p != {before} ] && [ $p != 0 ]; do sleep 0.1; done; \
+             head -c 3000000 /dev/zero >&2; echo after"
+        );
+        let arguments = serde_json::json!({"path": "/bin/sh", "arg": ["-c", script], "capture-output": true});
+        let pid = agent.get("guest-exec", &arguments)["pid"].clone();
+        guest.shell.until(
+            "another agent runs",
+            &format!("p=$(systemctl show -P MainPID qemu-guest-agent); [ $p != {before} ] && [ $p != 0 ]"),
+        );
+        agent.sync(SOON);
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        let status = loop {
+            let status = agent.get("guest-exec-status", &serde_json::json!({"pid": pid}));
+            if status["exited"] == true {
+                break status;
+            }
+            assert!(std::time::Instant::now() < deadline, "{done}: it does not end");
+        };
+        assert_eq!(status["out-data"], "YmVmb3JlCmFmdGVyCg==", "{done}: before and after");
+        assert_eq!(status["err-data"].as_str().map(str::len), Some(4_000_000), "{done}");
+        assert!(status.get("exitcode").is_none_or(|code| code == 0), "{done}");
+    }
+    guest.shell.ok("systemctl stop qemu-guest-agent");
+    guest.shell.until("the keeper ends with the last agent", "! pgrep -x qga-keeper");
+    guest.shell.ok("systemctl start qemu-guest-agent");
+}

@@ -3,25 +3,24 @@
 //! A program that ended is waited for at once, so that no zombie is left for others to count. Its id
 //! may name another program then: of two with the same id only the younger one's result is kept.
 
+use std::collections::HashMap;
+use std::fs::File;
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use super::collector::{Collector, Pipe};
+use super::collector::{Collector, Pipe, Task};
+use super::keeper::{Part, Record, Word};
+use super::link::Link;
+use super::output::Output;
 use crate::config::Limits;
 use crate::host::linux::spawn::{self, Exit};
+use crate::host::linux::{other, passing};
 use crate::protocol::error::os_reason;
-
-/// Output of one stream.
-#[derive(Debug, Default)]
-pub(super) struct Output {
-    /// What was written, up to [`super::collector::CAPTURE_LIMIT`].
-    pub data: Vec<u8>,
-    /// More than that was written.
-    pub truncated: bool,
-}
 
 /// What becomes of a program's standard output or error.
 #[derive(Debug)]
@@ -65,26 +64,56 @@ struct Child {
     serial: u64,
     /// How it ended, once it was waited for.
     exit: Option<Exit>,
+    /// Of a program that an earlier agent has started: the handle of its process, if there is one.
+    adopted: Option<Option<OwnedFd>>,
     out: Capture,
     err: Capture,
 }
 
 impl Child {
     /// Lets go of the process if it has ended.
-    fn reap(&mut self) {
+    fn reap(&mut self, keeper: &mut Link) {
         if self.exit.is_some() {
+            return;
+        }
+        if let Some(handle) = &self.adopted {
+            self.exit = handle.as_ref().map_or(Some(Exit::Unknown), other::exit);
             return;
         }
         self.exit = spawn::reap_if_ended(self.pid).unwrap_or_else(|error| {
             tracing::warn!("the exit status of process {} is lost: {}", self.pid, os_reason(&error));
             Some(Exit::Code(255))
         });
+        if let Some(exit) = self.exit.filter(|_| passing::has_manager()) {
+            keeper.tell(Word::Ended { serial: self.serial, exit });
+        }
     }
 
     /// Whether its result can be handed out.
-    fn is_finished(&mut self) -> bool {
-        self.reap();
+    fn is_finished(&mut self, keeper: &mut Link) -> bool {
+        self.reap(keeper);
         self.exit.is_some() && !matches!(self.out, Capture::Open) && !matches!(self.err, Capture::Open)
+    }
+
+    /// A program of an earlier agent, and what is to be read of it; `None` if that agent ended before
+    /// it was started.
+    fn adopt(record: Record, fds: Vec<OwnedFd>) -> Option<(Child, Vec<Pipe>)> {
+        let serial = record.serial;
+        let mut fds: HashMap<Part, File> = record.parts.into_iter().zip(fds.into_iter().map(File::from)).collect();
+        let mut pipes = Vec::new();
+        let mut capture = |pipe, data, stream| match fds.remove(&pipe) {
+            Some(file) => {
+                let output = fds.remove(&data).map_or_else(Output::default, Output::adopted);
+                pipes.push(Pipe { file, task: Task::Collect { serial, stream, output } });
+                Capture::Open
+            }
+            None => Capture::Off,
+        };
+        let out = capture(Part::OutPipe, Part::OutData, Stream::Out);
+        let err = capture(Part::ErrPipe, Part::ErrData, Stream::Err);
+        let adopted = Some(fds.remove(&Part::Process).map(OwnedFd::from));
+        let pid = Pid::from_raw(record.pid?);
+        Some((Child { pid, serial, exit: record.exit, adopted, out, err }, pipes))
     }
 
     fn bytes(&self) -> usize {
@@ -118,6 +147,7 @@ struct Table {
     /// Slots taken for programs that are being started.
     starting: usize,
     next_serial: u64,
+    keeper: Link,
     finished_children: usize,
     finished_bytes: usize,
 }
@@ -125,6 +155,7 @@ struct Table {
 /// Leave to start one more program.
 pub(super) struct Slot<'a> {
     shared: &'a Arc<Shared>,
+    serial: u64,
 }
 
 impl Default for Children {
@@ -142,8 +173,7 @@ impl Children {
     /// Takes a slot for one more program; `None` when too many run.
     pub(super) fn reserve(&self, limits: &Limits) -> Option<Slot<'_>> {
         let mut table = self.shared.lock();
-        table.finished_children = limits.finished_children;
-        table.finished_bytes = limits.finished_bytes;
+        table.limit(limits);
         // Looking at all is only worth it when a limit can have been reached.
         let mut running = table.children.len();
         if running >= limits.running_children.min(limits.finished_children) {
@@ -153,12 +183,35 @@ impl Children {
             return None;
         }
         table.starting += 1;
-        Some(Slot { shared: &self.shared })
+        Some(Slot { shared: &self.shared, serial: table.serial() })
     }
 
     /// Lets go of those that have ended; their results stay. To be called when a child did.
     pub(crate) fn reap(&self) {
-        self.shared.lock().children.iter_mut().for_each(Child::reap);
+        let mut table = self.shared.lock();
+        let Table { children, keeper, .. } = &mut *table;
+        children.iter_mut().for_each(|child| child.reap(keeper));
+        keeper.reap();
+    }
+
+    /// Goes on with the programs of an earlier agent.
+    pub fn adopt(&self, keeper: OwnedFd, limits: &Limits) {
+        let mut table = self.shared.lock();
+        table.limit(limits);
+        for (record, fds) in table.keeper.adopt(keeper) {
+            table.next_serial = table.next_serial.max(record.serial);
+            let serial = record.serial;
+            match Child::adopt(record, fds) {
+                Some((child, pipes)) => {
+                    tracing::info!("process {} was started by an earlier agent", child.pid);
+                    table.children.push(child);
+                    if let Err(error) = Collector::take(&self.shared, pipes) {
+                        tracing::warn!("the output of a program cannot be collected: {}", os_reason(&error));
+                    }
+                }
+                None => table.keeper.tell(Word::Forget { serial }),
+            }
+        }
     }
 
     /// How much output of a program is there to be handed out.
@@ -173,10 +226,12 @@ impl Children {
         let mut table = self.shared.lock();
         let mut children = table.children.iter_mut();
         let at = children.position(|child| i64::from(child.pid.as_raw()) == pid).ok_or(Unknown)?;
-        if !table.children[at].is_finished() {
+        let Table { children, keeper, .. } = &mut *table;
+        if !children[at].is_finished(keeper) {
             return Ok(None);
         }
-        let child = table.children.remove(at);
+        let child = children.remove(at);
+        keeper.tell(Word::Forget { serial: child.serial });
         if table.children.is_empty() {
             table.children = Vec::new();
         }
@@ -201,6 +256,7 @@ impl Children {
             pid,
             serial: table.serial(),
             exit: Some(outcome.exit),
+            adopted: None,
             out: capture(outcome.out),
             err: capture(outcome.err),
         };
@@ -230,17 +286,47 @@ impl Children {
 #[derive(Debug)]
 pub(super) struct Unknown;
 
+/// How long the keeper may take to take one more program.
+const KEEP: Duration = Duration::from_secs(1);
+
 impl Slot<'_> {
+    /// Has the descriptors of a program that is about to be started kept for the case that the agent
+    /// ends. Without that the program is started all the same.
+    pub fn keep(&self, parts: &[(Part, BorrowedFd<'_>)]) {
+        let (parts, fds): (Vec<_>, Vec<_>) = parts.iter().copied().unzip();
+        let word = Word::Keep { serial: self.serial, parts };
+        let end = Instant::now() + KEEP;
+        loop {
+            let result = self.shared.lock().keeper.keep(&word, &fds);
+            match result {
+                Ok(()) => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) => {
+                    tracing::warn!("the output of a program is lost when the agent ends: {}", os_reason(&error));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The program could not be started.
+    pub fn forget(&self) {
+        self.shared.lock().keeper.tell(Word::Forget { serial: self.serial });
+    }
+
     /// Enters a program that was started, and has its pipes looked after.
     ///
     /// # Errors
     /// There is no thread to be had for that. The program was killed.
     pub fn enter(self, pid: Pid, pipes: impl FnOnce(u64) -> Vec<Pipe>, captured: [bool; 2]) -> io::Result<()> {
         let mut table = self.shared.lock();
-        let serial = table.serial();
+        let serial = self.serial;
         let pipes = pipes(serial);
         if !pipes.is_empty() {
             if let Err(error) = Collector::take(self.shared, pipes) {
+                table.keeper.tell(Word::Forget { serial });
                 drop(table);
                 let _ = killpg(pid, Signal::SIGKILL);
                 let _ = spawn::reap(pid);
@@ -248,16 +334,21 @@ impl Slot<'_> {
             }
         }
         let [out, err] = captured.map(|yes| if yes { Capture::Open } else { Capture::Off });
-        table.children.retain(|child| {
+        let Table { children, keeper, .. } = &mut *table;
+        children.retain(|child| {
             if child.pid == pid {
                 tracing::warn!("result of process {pid} dropped: its id is in use again, and nobody had asked for it");
+                keeper.tell(Word::Forget { serial: child.serial });
             }
             child.pid != pid
         });
-        let mut child = Child { pid, serial, exit: None, out, err };
+        if passing::has_manager() {
+            keeper.tell_with(Word::Started { serial, pid: pid.as_raw() }, other::handle(pid).ok());
+        }
+        let mut child = Child { pid, serial, exit: None, adopted: None, out, err };
         // It may have ended before it was in the table.
-        child.reap();
-        table.children.push(child);
+        child.reap(keeper);
+        children.push(child);
         Ok(())
     }
 }
@@ -276,12 +367,17 @@ impl Shared {
     /// Enters the output of a stream after everybody who could write to it is gone.
     pub fn stream_ended(&self, serial: u64, stream: Stream, output: Output) {
         let mut table = self.lock();
-        if let Some(child) = table.children.iter_mut().find(|child| child.serial == serial) {
+        let Table { children, keeper, .. } = &mut *table;
+        if let Some(child) = children.iter_mut().find(|child| child.serial == serial) {
             let slot = match stream {
                 Stream::Out => &mut child.out,
                 Stream::Err => &mut child.err,
             };
             *slot = Capture::Done(Arc::new(output));
+            let open = [&child.out, &child.err].iter().any(|capture| matches!(capture, Capture::Open));
+            if !open && !passing::has_manager() {
+                keeper.tell(Word::Forget { serial });
+            }
         }
         if table.children.iter().map(Child::bytes).sum::<usize>() > table.finished_bytes {
             table.drop_oldest();
@@ -290,6 +386,11 @@ impl Shared {
 }
 
 impl Table {
+    fn limit(&mut self, limits: &Limits) {
+        self.finished_children = limits.finished_children;
+        self.finished_bytes = limits.finished_bytes;
+    }
+
     fn serial(&mut self) -> u64 {
         self.next_serial += 1;
         self.next_serial
@@ -301,7 +402,7 @@ impl Table {
         let mut bytes: usize = self.children.iter().map(Child::bytes).sum();
         let mut finished: Vec<(u64, usize)> = Vec::new();
         for child in &mut self.children {
-            if child.is_finished() {
+            if child.is_finished(&mut self.keeper) {
                 finished.push((child.serial, child.bytes()));
             }
         }
@@ -314,7 +415,8 @@ impl Table {
             left -= 1;
             bytes -= size;
             if let Some(at) = self.children.iter().position(|child| child.serial == serial) {
-                let pid = self.children.remove(at).pid;
+                let Child { pid, serial, .. } = self.children.remove(at);
+                self.keeper.tell(Word::Forget { serial });
                 tracing::warn!("result of process {pid} dropped, {size} bytes of output: nobody asked for it");
             }
         }

@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use zeroize::Zeroizing;
 
-use super::children::{Output, Shared, Stream};
+use super::children::{Shared, Stream};
+use super::output::Output;
 
 /// Captured bytes kept of each stream; what comes after them is read and thrown away.
 pub(super) const CAPTURE_LIMIT: usize = 16 << 20;
@@ -180,18 +181,17 @@ impl Pipe {
 }
 
 fn collect(pipe: &mut File, output: &mut Output, room: usize, scratch: &mut Vec<u8>) -> io::Result<bool> {
-    let room = room.min(CAPTURE_LIMIT - output.data.len());
+    let room = room.min(CAPTURE_LIMIT.saturating_sub(output.data.len()));
     // Nothing is kept any more behind a piece that was not.
     if room > 0 && !output.truncated {
         let turn = TURN.min(room as u64);
-        let read = (&*pipe).take(turn).read_to_end(&mut output.data)?;
-        return Ok(read as u64 == turn);
+        return output.read_from(pipe, turn, scratch).map(|read| read == turn);
     }
     scratch.resize(64 << 10, 0);
     for _ in 0..TURN / scratch.len() as u64 {
         match pipe.read(scratch) {
             Ok(0) => return Ok(false),
-            Ok(_) => output.truncated = true,
+            Ok(_) => output.cut(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

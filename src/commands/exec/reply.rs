@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::children::{Outcome, Output};
+use super::children::Outcome;
+use super::output::Output;
 use crate::commands::Stream;
 use crate::host::linux::spawn::Exit;
 use crate::protocol::base64;
@@ -26,13 +27,14 @@ enum Part {
 impl Reply {
     pub fn new(outcome: &Outcome) -> Reply {
         let mut parts = VecDeque::new();
-        let (how, number) = match outcome.exit {
-            Exit::Code(code) => ("exitcode", code),
-            Exit::Signal(signal) => ("signal", signal),
+        let how = match outcome.exit {
+            Exit::Code(code) => format!(", \"exitcode\": {code}"),
+            Exit::Signal(signal) => format!(", \"signal\": {signal}"),
+            Exit::Unknown => String::new(),
         };
-        parts.push_back(Part::Text(format!("{{\"exited\": true, \"{how}\": {number}")));
+        parts.push_back(Part::Text(format!("{{\"exited\": true{how}")));
         for (name, output) in [("out", &outcome.out), ("err", &outcome.err)] {
-            let Some(output) = output.as_ref().filter(|output| !output.data.is_empty()) else { continue };
+            let Some(output) = output.as_ref().filter(|output| output.data.len() > 0) else { continue };
             let truncated = output.truncated;
             let head = format!(", \"{name}-truncated\": {truncated}, \"{name}-data\": \"");
             parts.extend([Part::Text(head), Part::Data(Arc::clone(output), 0), Part::Text("\"".into())]);
@@ -54,7 +56,7 @@ impl Stream for Reply {
                 }
                 Part::Data(output, done) => {
                     let end = output.data.len().min(*done + PIECE);
-                    base64::encode(&output.data[*done..end], out);
+                    base64::encode(&output.data.piece(*done..end), out);
                     *done = end;
                     if end == output.data.len() {
                         self.parts.pop_front();

@@ -112,7 +112,7 @@ fn an_undelivered_result_can_be_asked_for_again() {
     let agent = agent();
     let pid = start(&agent, json!({"path": "/bin/echo", "arg": ["x"], "capture-output": true}));
     let result = finish(&agent, pid);
-    let out = Arc::new(Output { data: b"x\n".to_vec(), truncated: false });
+    let out = Arc::new(Output { data: b"x\n".to_vec().into(), truncated: false });
     agent.children.put_back(pid, Outcome { exit: Exit::Code(0), out: Some(out), err: None });
     assert_eq!(status(&agent, pid), Ok(result));
     assert!(status(&agent, pid).is_err());
@@ -370,8 +370,8 @@ fn unread_output_is_bounded() {
 
 #[test]
 fn a_streamed_result_is_complete_json_wherever_it_is_cut() {
-    let out = Some(Arc::new(Output { data: vec![1; 500_000], truncated: true }));
-    let err = Some(Arc::new(Output { data: vec![2; 400_000], truncated: false }));
+    let out = Some(Arc::new(Output { data: vec![1; 500_000].into(), truncated: true }));
+    let err = Some(Arc::new(Output { data: vec![2; 400_000].into(), truncated: false }));
     let outcome = Outcome { exit: Exit::Code(0), out, err };
     let mut pieces = 0;
     loop {

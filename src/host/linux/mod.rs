@@ -18,6 +18,8 @@ pub mod mounts;
 pub mod netlink;
 pub mod nvme;
 pub mod os_release;
+pub mod other;
+pub mod passing;
 pub(crate) mod pattern;
 pub mod power;
 pub mod ptp;

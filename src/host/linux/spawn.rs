@@ -18,6 +18,7 @@ use nix::libc::{self, c_char, c_int, c_uint, c_void};
 use nix::sys::signal::SigSet;
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 
 use super::descriptors;
 
@@ -43,6 +44,8 @@ const LAST_SIGNAL: c_int = if cfg!(any(target_arch = "mips", target_arch = "mips
 pub struct Program<'a> {
     /// The program and its `argv[0]`; without a slash it is looked for in `PATH`.
     pub path: &'a str,
+    /// Another `argv[0]`.
+    pub name: Option<&'a str>,
     /// What follows `argv[0]`.
     pub args: &'a [&'a str],
     /// The whole environment; `None` is ours, with what a login would have set where the service
@@ -53,12 +56,14 @@ pub struct Program<'a> {
 }
 
 /// How a program ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
     /// By itself, with this number.
     Code(i32),
     /// By this signal.
     Signal(i32),
+    /// It was no child of ours, and the system does not tell.
+    Unknown,
 }
 
 impl Program<'_> {
@@ -79,7 +84,7 @@ impl Program<'_> {
             *slot = above_stdio(fd.map_or(null.as_raw_fd(), |fd| fd.as_raw_fd()), &mut high)?;
         }
 
-        let name = CString::new(self.path)?;
+        let name = CString::new(self.name.unwrap_or(self.path))?;
         let args = self.args.iter().map(|arg| CString::new(*arg)).collect::<Result<Vec<_>, _>>()?;
         let env = self.environment()?;
         let candidates = self.candidates(&env)?;

@@ -64,7 +64,7 @@ fn converse(request: &Request, deadline: Duration) -> io::Result<Answer> {
         fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     }
     let stdio = [Some(input.as_fd()), Some(output.as_fd()), None];
-    let pid = Program { path: SELF, args: &[ARGUMENT], env: None, stdio }.spawn()?;
+    let pid = Program { path: SELF, args: &[ARGUMENT], stdio, ..Program::default() }.spawn()?;
     drop((input, output));
 
     let mut talk = Talk {
