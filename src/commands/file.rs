@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
 use super::{Command, Ctx, Empty, Lane, Stream};
 use crate::host::cached::is_in_memory;
@@ -316,6 +317,7 @@ fn write(cx: &Ctx<'_>, args: WriteArgs<'_>) -> Result<Written> {
         left -= piece.len();
         writing.all(piece, || cx.should_stop()).map(|()| left > 0)
     });
+    scratch.as_mut_slice().zeroize();
     // What was taken before the error stays: clients look at the error, but hardly at a `count`.
     all.map_err(|e| Error::os("failed to write to file", &e))?;
     Ok(Written { count: limit, eof: false })
