@@ -665,3 +665,11 @@ fn the_end_of_a_long_reply_may_be_reported_after_that_of_the_next_one() {
     let rest = [Write(8, 0), Deliver(u16::MAX), Begin(0), End(1), HangUp(false)];
     AGENT.with(|agent| stage::play(agent, &[long.as_slice(), &rest].concat()));
 }
+
+#[test]
+fn a_late_report_does_not_take_the_place_of_the_last_reply() {
+    use stage::Act::*;
+    let long = [Write(8, 0), Deliver(u16::MAX), Begin(0), Piece(0), Piece(0), Piece(0)];
+    let rest = [Write(0, 0), Deliver(u16::MAX), Read(u16::MAX), End(0), HangUp(true)];
+    AGENT.with(|agent| stage::play(agent, &[long.as_slice(), &rest].concat()));
+}

@@ -26,7 +26,9 @@ impl Unread {
     /// Some of the output was sent.
     pub(super) fn sent(&mut self, out: &Output) {
         while self.unsent.front().is_some_and(|(end, _)| *end <= out.sent()) {
-            self.last = self.unsent.pop_front();
+            let sent =
+                self.unsent.pop_front().filter(|(end, _)| self.last.as_ref().is_none_or(|(last, _)| last <= end));
+            self.last = sent.or(self.last.take());
         }
         // Who knows whether the one before a later reply was read.
         self.last.take_if(|(end, _)| *end < out.sent());
