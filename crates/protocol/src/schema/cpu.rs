@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::{Command, Platforms};
 
 /// `guest-get-vcpus`: lists the processors that are there (O11, O19).
+///
+/// On Linux from `/sys/devices/system/cpu`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestGetVcpus {}
 
@@ -54,6 +56,8 @@ impl Command for GuestSetVcpus {
 }
 
 /// `guest-get-cpustats`: tells what each running processor did since the guest started (O11).
+///
+/// On Linux from `/proc/stat`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestGetCpustats {}
 

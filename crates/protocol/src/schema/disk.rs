@@ -6,7 +6,7 @@ use super::{Command, Platforms};
 
 /// `guest-get-disks`: lists all disks with something on them, and their partitions (O11, O19).
 ///
-/// Windows lists disks without their partitions.
+/// On Linux from `/sys/block` and udev's database. Windows lists disks without their partitions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestGetDisks {}
 
@@ -204,6 +204,8 @@ pub struct NvmeSmart {
 }
 
 /// `guest-get-diskstats`: tells for each block device how much was read and written since it appeared (O11).
+///
+/// On Linux from `/proc/diskstats`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestGetDiskstats {}
 

@@ -9,6 +9,8 @@ use super::{Command, DiskAddress};
 
 /// `guest-get-fsinfo`: lists the file systems on disks of this machine, in reverse order of mounting (O11,
 /// O17).
+///
+/// On Linux from `/proc/self/mountinfo`, `/sys/dev/block` and statfs(2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestGetFsinfo {}
 

@@ -7,6 +7,8 @@ use super::{Command, Platforms};
 const NO_DIRECTORY: &str = "open(\"/sys/devices/system/memory/\"): {reason}";
 
 /// `guest-get-memory-blocks`: lists the blocks of memory; none where the kernel has no memory hot-plug (O11).
+///
+/// On Linux from `/sys/devices/system/memory`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestGetMemoryBlocks {}
 
@@ -77,6 +79,8 @@ pub enum MemoryBlockResponseType {
 }
 
 /// `guest-get-memory-block-info`: says how large blocks of memory are (O11).
+///
+/// On Linux from `/sys/devices/system/memory/block_size_bytes`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestGetMemoryBlockInfo {}
 

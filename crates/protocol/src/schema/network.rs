@@ -14,7 +14,7 @@ use super::lenient;
 /// `guest-network-get-interfaces`: lists the network interfaces with their addresses and counters, in the
 /// kernel's order (O11, O18).
 ///
-/// An IPv4 address with a label of its own (`eth0:1`) makes an entry of that name.
+/// An IPv4 address with a label of its own (`eth0:1`) makes an entry of that name. On Linux from rtnetlink(7).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestNetworkGetInterfaces {}
 
@@ -161,7 +161,8 @@ pub struct NetworkInterfaceStat {
 
 /// `guest-network-get-route`: lists routes, the IPv4 ones first (O11).
 ///
-/// On Linux these are the main table of IPv4 and all tables of IPv6. Since 11.0 on Windows.
+/// On Linux these are the main table of IPv4 and all tables of IPv6, from `/proc/net/route` and
+/// `/proc/net/ipv6_route`. Since 11.0 on Windows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestNetworkGetRoute {}
 

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::Command;
 
 /// `guest-get-host-name`: the name of the guest, from its kernel and never from a name service (O11, O19).
+///
+/// On Linux by uname(2), and from `/etc/hostname` when the kernel has none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestGetHostName {}
 
@@ -73,6 +75,8 @@ pub struct OsInfo {
 }
 
 /// `guest-get-timezone`: the time zone, as it is at this moment (O19).
+///
+/// On Linux from the agent's `TZ` or `/etc/localtime`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestGetTimezone {}
 

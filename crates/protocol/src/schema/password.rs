@@ -6,6 +6,8 @@ use super::file::{INVALID_BASE64, TRUNCATED_BASE64};
 use super::{Command, Empty, Secret};
 
 /// `guest-set-user-password`: sets the password of a user that exists (O16, O24).
+///
+/// On Linux by chpasswd(8).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestSetUserPassword<'a> {
     /// The user's name.

@@ -7,6 +7,7 @@ use super::{Command, Empty};
 /// `guest-shutdown`: powers the guest down, halts it or starts it anew, by the orderly way (O14).
 ///
 /// Success is not answered; the host sees the virtual machine's event, or the channel close.
+/// On Linux by logind, else by the programs of the init system.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestShutdown<'a> {
     /// `powerdown`, `halt` or `reboot`. Without it `powerdown`.

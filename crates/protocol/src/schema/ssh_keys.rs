@@ -14,7 +14,7 @@ const WRITE: &str = "failed to write '{path}': {reason}";
 
 /// `guest-ssh-get-authorized-keys`: lists a user's keys, in the order of the file. A missing file is an error.
 ///
-/// Since 9.1 on Windows.
+/// Since 9.1 on Windows. The file is `.ssh/authorized_keys` in the user's home.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestSshGetAuthorizedKeys<'a> {
     /// The user's name.

@@ -17,6 +17,8 @@ impl Command for GuestGetTime {
 }
 
 /// `guest-set-time`: sets the system time and then the hardware clock (O26).
+///
+/// On Linux by clock_settime(2) and `/dev/rtc`, else by hwclock(8).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestSetTime {
     /// Nanoseconds since 1970, UTC; not negative. Without it, the system time is set from the hardware clock

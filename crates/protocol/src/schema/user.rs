@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::Command;
 
 /// `guest-get-users`: lists the users with a session, each once (O11, O19).
+///
+/// On Linux from logind and utmp(5), on Windows from the terminal services.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestGetUsers {}
 
