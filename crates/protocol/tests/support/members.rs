@@ -1,4 +1,5 @@
-//! The members that types have on the wire, as their `Serialize` tells them, those that are left out as well.
+//! The members that types have on the wire and of which type they are, as their `Serialize` tells them; those that
+//! are left out as well.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,15 +9,39 @@ use serde::ser::{self, Impossible, Serialize, Serializer};
 /// All structs and enumerations inside the values that were recorded.
 #[derive(Default)]
 pub struct Types {
-    /// The members of each struct, in the order of their definition, and whether one of the values had it.
-    pub structs: BTreeMap<&'static str, Vec<(&'static str, bool)>>,
+    /// The members of each struct, in the order of their definition.
+    pub structs: BTreeMap<&'static str, Vec<Member>>,
     /// The enumerations.
     pub enums: Vec<&'static str>,
 }
 
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub name: &'static str,
+    /// `None` as long as no value had it.
+    pub kind: Option<String>,
+    /// Whether one of the values was without it.
+    pub optional: bool,
+}
+
+/// What the elements of an empty array would be.
+const UNKNOWN: &str = "array of ?";
+
+impl Member {
+    fn merge(&mut self, seen: &Member) {
+        self.optional |= seen.optional;
+        let Some(kind) = seen.kind.as_ref().filter(|&kind| kind != UNKNOWN) else { return };
+        match &self.kind {
+            Some(known) if known != UNKNOWN && known != kind => self.kind = Some("alternate".to_owned()),
+            _ => self.kind = Some(kind.clone()),
+        }
+    }
+}
+
 impl Types {
-    pub fn record(&mut self, value: &impl Serialize) {
-        value.serialize(Recorder(self)).expect("it serializes");
+    /// Records a value and says what kind it is.
+    pub fn record(&mut self, value: &impl Serialize) -> String {
+        value.serialize(Recorder(self)).expect("it serializes")
     }
 }
 
@@ -40,54 +65,57 @@ impl ser::Error for Failed {
 }
 
 macro_rules! scalars {
-    ($($method:ident: $type:ty),*) => {$(
-        fn $method(self, _: $type) -> Result<(), Failed> {
-            Ok(())
+    ($($kind:literal: $($method:ident($type:ty)),*;)*) => {$($(
+        fn $method(self, _: $type) -> Result<String, Failed> {
+            Ok($kind.to_owned())
         }
-    )*};
+    )*)*};
 }
 
 impl<'t> Serializer for Recorder<'t> {
-    type Ok = ();
+    type Ok = String;
     type Error = Failed;
     type SerializeSeq = Inner<'t>;
-    type SerializeTuple = Impossible<(), Failed>;
-    type SerializeTupleStruct = Impossible<(), Failed>;
-    type SerializeTupleVariant = Impossible<(), Failed>;
-    type SerializeMap = Impossible<(), Failed>;
+    type SerializeTuple = Impossible<String, Failed>;
+    type SerializeTupleStruct = Impossible<String, Failed>;
+    type SerializeTupleVariant = Impossible<String, Failed>;
+    type SerializeMap = Impossible<String, Failed>;
     type SerializeStruct = Inner<'t>;
-    type SerializeStructVariant = Impossible<(), Failed>;
+    type SerializeStructVariant = Impossible<String, Failed>;
 
     scalars! {
-        serialize_bool: bool, serialize_i8: i8, serialize_i16: i16, serialize_i32: i32, serialize_i64: i64,
-        serialize_u8: u8, serialize_u16: u16, serialize_u32: u32, serialize_u64: u64, serialize_f32: f32,
-        serialize_f64: f64, serialize_char: char, serialize_str: &str, serialize_bytes: &[u8]
+        "boolean": serialize_bool(bool);
+        "integer": serialize_i8(i8), serialize_i16(i16), serialize_i32(i32), serialize_i64(i64), serialize_u8(u8),
+            serialize_u16(u16), serialize_u32(u32), serialize_u64(u64);
+        "number": serialize_f32(f32), serialize_f64(f64);
+        "string": serialize_char(char), serialize_str(&str);
+        "bytes": serialize_bytes(&[u8]);
     }
 
-    fn serialize_none(self) -> Result<(), Failed> {
+    fn serialize_none(self) -> Result<String, Failed> {
         Err(Failed("there is no null on the wire".to_owned()))
     }
 
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Failed> {
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<String, Failed> {
         value.serialize(self)
     }
 
-    fn serialize_unit(self) -> Result<(), Failed> {
+    fn serialize_unit(self) -> Result<String, Failed> {
         self.serialize_none()
     }
 
-    fn serialize_unit_struct(self, _: &'static str) -> Result<(), Failed> {
+    fn serialize_unit_struct(self, _: &'static str) -> Result<String, Failed> {
         self.serialize_none()
     }
 
-    fn serialize_unit_variant(self, name: &'static str, _: u32, _: &'static str) -> Result<(), Failed> {
+    fn serialize_unit_variant(self, name: &'static str, _: u32, _: &'static str) -> Result<String, Failed> {
         if !self.0.enums.contains(&name) {
             self.0.enums.push(name);
         }
-        Ok(())
+        Ok(name.to_owned())
     }
 
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result<(), Failed> {
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result<String, Failed> {
         value.serialize(self)
     }
 
@@ -97,12 +125,12 @@ impl<'t> Serializer for Recorder<'t> {
         _: u32,
         _: &'static str,
         _: &T,
-    ) -> Result<(), Failed> {
+    ) -> Result<String, Failed> {
         Err(Failed(format!("{name} is not a union with a member that tells its kind")))
     }
 
     fn serialize_seq(self, _: Option<usize>) -> Result<Inner<'t>, Failed> {
-        Ok(Inner { types: self.0, name: "", seen: Vec::new() })
+        Ok(Inner { types: self.0, name: "", seen: Vec::new(), element: None })
     }
 
     fn serialize_tuple(self, _: usize) -> Result<Self::SerializeTuple, Failed> {
@@ -128,7 +156,7 @@ impl<'t> Serializer for Recorder<'t> {
     }
 
     fn serialize_struct(self, name: &'static str, _: usize) -> Result<Inner<'t>, Failed> {
-        Ok(Inner { types: self.0, name, seen: Vec::new() })
+        Ok(Inner { types: self.0, name, seen: Vec::new(), element: None })
     }
 
     fn serialize_struct_variant(
@@ -146,42 +174,46 @@ impl<'t> Serializer for Recorder<'t> {
 struct Inner<'t> {
     types: &'t mut Types,
     name: &'static str,
-    seen: Vec<(&'static str, bool)>,
+    seen: Vec<Member>,
+    element: Option<String>,
 }
 
 impl ser::SerializeSeq for Inner<'_> {
-    type Ok = ();
+    type Ok = String;
     type Error = Failed;
 
     fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Failed> {
-        value.serialize(Recorder(self.types))
+        self.element = Some(value.serialize(Recorder(self.types))?);
+        Ok(())
     }
 
-    fn end(self) -> Result<(), Failed> {
-        Ok(())
+    fn end(self) -> Result<String, Failed> {
+        Ok(self.element.map_or(UNKNOWN.to_owned(), |element| format!("array of {element}")))
     }
 }
 
 impl ser::SerializeStruct for Inner<'_> {
-    type Ok = ();
+    type Ok = String;
     type Error = Failed;
 
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, member: &'static str, value: &T) -> Result<(), Failed> {
-        self.seen.push((member, true));
-        value.serialize(Recorder(self.types))
-    }
-
-    fn skip_field(&mut self, member: &'static str) -> Result<(), Failed> {
-        self.seen.push((member, false));
+    fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Failed> {
+        let kind = value.serialize(Recorder(self.types))?;
+        self.seen.push(Member { name, kind: Some(kind), optional: false });
         Ok(())
     }
 
-    fn end(self) -> Result<(), Failed> {
+    fn skip_field(&mut self, name: &'static str) -> Result<(), Failed> {
+        self.seen.push(Member { name, kind: None, optional: true });
+        Ok(())
+    }
+
+    fn end(self) -> Result<String, Failed> {
         let known = self.types.structs.entry(self.name).or_insert_with(|| self.seen.clone());
+        assert_eq!(known.len(), self.seen.len(), "{} differs from itself", self.name);
         for (known, seen) in known.iter_mut().zip(&self.seen) {
-            assert_eq!(known.0, seen.0, "{} differs from itself", self.name);
-            known.1 |= seen.1;
+            assert_eq!(known.name, seen.name, "{} differs from itself", self.name);
+            known.merge(seen);
         }
-        Ok(())
+        Ok(self.name.to_owned())
     }
 }
