@@ -42,7 +42,7 @@ impl Command for GuestSync {
     type Returns<'r> = i64;
 }
 
-/// `guest-ping`: says that the agent lives, whatever else is going on (O10).
+/// `guest-ping`: shows that the agent is alive, whatever else it is doing (O10).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestPing {}
 

@@ -55,7 +55,7 @@ impl Command for GuestSetVcpus {
     type Returns<'r> = usize;
 }
 
-/// `guest-get-cpustats`: tells what each running processor did since the guest started (O11).
+/// `guest-get-cpustats`: says how each running processor spent its time since the guest started (O11).
 ///
 /// On Linux from `/proc/stat`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Command, Platforms};
 
-/// `guest-get-devices`: lists the devices that a hypervisor makes, with their drivers.
+/// `guest-get-devices`: lists the virtual devices with their drivers.
 ///
 /// Those are devices of the PCI vendors 0x1af4 and 0x1b36.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Command, Platforms};
 
-/// `guest-get-disks`: lists all disks with something on them, and their partitions (O11, O19).
+/// `guest-get-disks`: lists all disks, except for empty drives, and their partitions (O11, O19).
 ///
 /// On Linux from `/sys/block` and udev's database. Windows lists disks without their partitions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +34,7 @@ pub struct DiskInfo {
     /// Its name for the device mapper, as in `vg-root`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alias: Option<String>,
-    /// What it says of its own health; NVMe disks only. Since 7.1.
+    /// Its health, as it reports it; NVMe disks only. Since 7.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smart: Option<DiskSmart>,
 }
@@ -137,7 +137,7 @@ pub struct CcwAddress {
     pub devno: u32,
 }
 
-/// What a disk says of its own health.
+/// A disk's health, as it reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum DiskSmart {
@@ -157,7 +157,7 @@ pub struct NvmeSmart {
     pub temperature: u16,
     /// Percent of the spare blocks that are left.
     pub available_spare: u8,
-    /// Percent below which `critical-warning` tells of it.
+    /// Percent of the spare blocks below which `critical-warning` says so.
     pub available_spare_threshold: u8,
     /// Percent of the expected life; may be above 100.
     pub percentage_used: u8,
@@ -197,13 +197,13 @@ pub struct NvmeSmart {
     pub media_errors_lo: u64,
     /// Upper half.
     pub media_errors_hi: u64,
-    /// Entries of its error log, ever.
+    /// Entries ever written to its error log.
     pub number_of_error_log_entries_lo: u64,
     /// Upper half.
     pub number_of_error_log_entries_hi: u64,
 }
 
-/// `guest-get-diskstats`: tells for each block device how much was read and written since it appeared (O11).
+/// `guest-get-diskstats`: says for each block device how much was read and written since it appeared (O11).
 ///
 /// On Linux from `/proc/diskstats`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

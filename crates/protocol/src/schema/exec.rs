@@ -124,14 +124,14 @@ impl Command for GuestExecStatus {
     type Returns<'r> = ExecStatus<'r>;
 }
 
-/// What became of a program. Of an output that is empty or was not kept, there are no members.
+/// What became of a program. Members for an output that is empty or was not kept are missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ExecStatus<'a> {
-    /// Whether it has ended and whatever it started has closed the outputs that are kept. Otherwise all other
-    /// members are missing.
+    /// Whether it has ended and the outputs that are kept are closed, also by programs that it started. While this is
+    /// false, all other members are missing.
     pub exited: bool,
-    /// What it returned, if it ended by itself.
+    /// Its exit status, if it exited.
     #[serde(rename = "exitcode", skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i64>,
     /// The number of the signal that ended it, if one did. On Windows, the code of an exception.

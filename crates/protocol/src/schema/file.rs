@@ -16,7 +16,7 @@ use super::{Command, Empty};
 pub struct GuestFileOpen<'a> {
     /// The path; one that is not absolute begins at the agent's working directory.
     pub path: &'a str,
-    /// As fopen(3) has it: `r`, `w` or `a`, with `b` and `+` behind it in any order. Without it `r`.
+    /// As for fopen(3): `r`, `w` or `a`, with `b` and `+` behind it in any order. Without it `r`.
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     pub mode: Option<&'a str>,
 }
@@ -160,7 +160,7 @@ pub enum FileWhence {
     Cur,
     /// At the end: 2 or `end`.
     End,
-    /// A number that says nothing.
+    /// Any other number, which is an error.
     Other(i64),
 }
 
@@ -221,9 +221,9 @@ impl Visitor<'_> for WhenceVisitor {
     }
 }
 
-/// `guest-file-flush`: gives the system what the agent still holds of a file's data.
+/// `guest-file-flush`: hands data that the agent has buffered to the system.
 ///
-/// That the data are on the disk is not said. On Windows they are.
+/// Afterwards the data need not be on the disk; on Windows they are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestFileFlush {
     /// What `guest-file-open` returned.

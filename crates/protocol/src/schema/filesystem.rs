@@ -21,16 +21,16 @@ impl Command for GuestGetFsinfo {
     type Returns<'r> = Vec<FilesystemInfo>;
 }
 
-/// A mounted file system. All but the sizes is always there (O17); they are missing where the file system did
-/// not tell them in time.
+/// A mounted file system. Everything but the sizes is always there (O17); the sizes are missing where the file system
+/// did not answer in time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FilesystemInfo {
     /// The kernel's name of the device, as in `vda1` or `dm-0`; on Windows the volume, `\\?\Volume{...}\`.
     pub name: String,
-    /// Where it is mounted. On Windows, `System Reserved` stands for nowhere.
+    /// Where it is mounted. On Windows, `System Reserved` if it has no mount point.
     pub mountpoint: String,
-    /// What kind it is, as in `ext4` or `NTFS`.
+    /// The type of the file system, as in `ext4` or `NTFS`.
     #[serde(rename = "type")]
     pub fs_type: String,
     /// Bytes that are used. Since 3.0.
@@ -52,8 +52,7 @@ pub struct FilesystemInfo {
 /// command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestFstrim {
-    /// Free ranges of fewer bytes may be left alone; not negative, and 64 bits of it count. Without it 0. Ignored
-    /// on Windows.
+    /// Bytes; shorter free ranges may be skipped. Unsigned, with all 64 bits. Without it 0. Ignored on Windows.
     #[serde(default, deserialize_with = "minimum", skip_serializing_if = "Option::is_none")]
     pub minimum: Option<u64>,
 }
@@ -116,7 +115,7 @@ pub struct FilesystemTrimResult {
     /// Bytes that were trimmed; some kinds of file system count again what was trimmed before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trimmed: Option<u64>,
-    /// Bytes below which ranges were left alone in fact.
+    /// Bytes; shorter free ranges were skipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub minimum: Option<u64>,
     /// Why it was not trimmed, as in `trim not supported` or `failed to trim: Operation not permitted`.

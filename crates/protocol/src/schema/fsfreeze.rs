@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Command;
 
 /// `guest-fsfreeze-status`: says whether the agent holds file systems frozen. Waits for a freeze or thaw
-/// that is going on (O9).
+/// in progress (O9).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestFsfreezeStatus {}
 
@@ -54,7 +54,7 @@ impl Command for GuestFsfreezeFreeze {
     type Returns<'r> = i64;
 }
 
-/// `guest-fsfreeze-freeze-list`: freezes the file systems that are mounted at the given places and returns
+/// `guest-fsfreeze-freeze-list`: freezes the file systems that are mounted at the given mount points and returns
 /// how many it froze (O9, O21).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestFsfreezeFreezeList<'a> {
@@ -73,7 +73,7 @@ impl Command for GuestFsfreezeFreezeList<'_> {
 
 /// `guest-fsfreeze-thaw`: thaws all file systems and returns how many were frozen (O9, O21).
 ///
-/// 0 without an error when nothing was frozen, and also when the agent has thawed by itself meanwhile: then a
+/// Returns 0 without an error when nothing was frozen, and also when the agent has thawed by itself meanwhile: then a
 /// snapshot may not be consistent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestFsfreezeThaw {}

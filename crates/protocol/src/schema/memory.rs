@@ -28,15 +28,16 @@ pub struct MemoryBlock {
     pub phys_index: u64,
     /// Whether the kernel uses it, or shall use it.
     pub online: bool,
-    /// Whether the kernel may let go of it. Always in replies, ignored in arguments. That it may
-    /// does not say that it will.
+    /// Whether the kernel may take it offline. Always in replies, ignored in arguments. True is
+    /// not a promise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub can_offline: Option<bool>,
 }
 
 /// `guest-set-memory-blocks`: takes blocks of memory online and offline, and returns what became of each.
 ///
-/// None of them fails the whole. To take one offline may take long, since what is in it has to be moved.
+/// A block that fails does not fail the command. To take one offline may take long, since what is in it has to be
+/// moved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct GuestSetMemoryBlocks {

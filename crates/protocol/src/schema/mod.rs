@@ -7,7 +7,7 @@
 //! Every type can be serialized and deserialized:
 //!
 //! * The members go out in the order of their definition, and those that are `None` are left out.
-//! * Results are read leniently: members that nobody knows are ignored, and those that an older agent or one
+//! * Results are read leniently: unknown members are ignored, and those that an older agent or one
 //!   on another system does not send are optional. *Since* says which version of QEMU's agent sends them.
 //! * Arguments borrow their text. An agent reads them with a deserializer of its own, which has QMP's words for
 //!   what is wrong with them; that one visits members in the order of their definition. For it, optional
@@ -57,6 +57,24 @@ pub use time::*;
 pub use user::*;
 
 /// A command; the type that implements it is its arguments.
+///
+/// ```
+/// use qga_protocol::schema::{Command, GuestFileOpen};
+///
+/// fn request<C: Command>(command: &C) -> serde_json::Value {
+///     serde_json::json!({"execute": C::NAME, "arguments": command})
+/// }
+///
+/// fn result<'r, C: Command>(_: &C, json: &'r str) -> serde_json::Result<C::Returns<'r>> {
+///     serde_json::from_str(json)
+/// }
+///
+/// let open = GuestFileOpen { path: "/etc/hostname", mode: None };
+/// assert_eq!(request(&open).to_string(), r#"{"arguments":{"path":"/etc/hostname"},"execute":"guest-file-open"}"#);
+/// let handle: i64 = result(&open, "1000")?;
+/// assert_eq!(handle, 1000);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 pub trait Command: Serialize {
     /// The word in `execute`.
     const NAME: &'static str;
@@ -88,7 +106,7 @@ pub enum Platforms {
     Windows,
 }
 
-/// What a command returns that has nothing to tell: `{}`.
+/// The result of a command that returns nothing: `{}`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Empty {}
 

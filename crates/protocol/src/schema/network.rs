@@ -137,7 +137,7 @@ pub enum IpAddressType {
     Ipv6,
 }
 
-/// What went through an interface since it exists.
+/// Counters of an interface since it was created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct NetworkInterfaceStat {
@@ -190,7 +190,7 @@ pub struct Ipv4Route<'a> {
     pub iface: Cow<'a, str>,
     /// Where it leads.
     pub destination: Ipv4Addr,
-    /// By way of this machine; `0.0.0.0` when the destination is on the link.
+    /// The next hop; `0.0.0.0` when the destination is on the link.
     pub gateway: Ipv4Addr,
     /// Which bits of the destination count.
     pub mask: Ipv4Addr,
@@ -236,7 +236,7 @@ pub struct Ipv6Route<'a> {
     /// Which bits of the source count; a string of decimal digits on the wire. Not on Windows.
     #[serde(rename = "srcprefixlen", default, skip_serializing_if = "Option::is_none")]
     pub source_prefix: Option<PrefixLength>,
-    /// By way of this machine; `::` when the destination is on the link.
+    /// The next hop; `::` when the destination is on the link.
     #[serde(rename = "nexthop", deserialize_with = "lenient::address")]
     pub next_hop: Ipv6Addr,
     /// The lowest wins.

@@ -1,4 +1,4 @@
-//! What the guest is and how it is called: system, host name, time zone, load.
+//! What the guest is and what it is called: system, host name, time zone, load.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,7 @@ pub struct HostName {
     pub host_name: String,
 }
 
-/// `guest-get-osinfo`: tells which system the guest runs (O11).
+/// `guest-get-osinfo`: says which operating system the guest runs (O11).
 ///
 /// On Linux by uname(2) and os-release(5).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ impl Command for GuestGetOsinfo {
     type Returns<'r> = OsInfo;
 }
 
-/// A system. What it does not tell is missing.
+/// An operating system. What is unknown is missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct OsInfo {

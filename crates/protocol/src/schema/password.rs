@@ -15,7 +15,7 @@ pub struct GuestSetUserPassword<'a> {
     /// The password in base64; line breaks are allowed.
     #[serde(borrow)]
     pub password: Secret<'a>,
-    /// Whether the password was hashed by the client, as crypt(5) has it. Not on Windows, where it must be false.
+    /// Whether the client has hashed the password, in the format of crypt(5). Must be false on Windows.
     pub crypted: bool,
 }
 

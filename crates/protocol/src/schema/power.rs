@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Command, Empty};
 
-/// `guest-shutdown`: powers the guest down, halts it or starts it anew, by the orderly way (O14).
+/// `guest-shutdown`: powers the guest down, halts it or reboots it, by an orderly shutdown (O14).
 ///
 /// Success is not answered; the host sees the virtual machine's event, or the channel close.
 /// On Linux by logind, else by the programs of the init system.

@@ -42,7 +42,7 @@ pub struct AuthorizedKeys {
 pub struct GuestSshAddAuthorizedKeys<'a> {
     /// The user's name.
     pub username: &'a str,
-    /// The keys, with options and comments as sshd(8) has them. Empty ones at the end are ignored.
+    /// The keys, with options and comments, in the format of sshd(8). Empty ones at the end are ignored.
     #[serde(borrow)]
     pub keys: Vec<&'a str>,
     /// Whether these replace what is in the file. Without it false.
