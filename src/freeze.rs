@@ -9,6 +9,7 @@ mod dying;
 mod held;
 mod hook;
 mod in_turn;
+mod journal;
 mod late;
 mod order;
 mod pairs;
@@ -233,8 +234,12 @@ fn freeze_listed(agent: &Agent, points: Option<&[&str]>, inner: &mut Inner) -> R
     if agent.freezer.is_ending() {
         return Err(Error::new("nothing is frozen: the agent is about to end"));
     }
-    let planned = plan::plan(&agent.host, points).map_err(|e| Error::os("failed to read the mount table", &e))?;
-    let held = open_all(agent, planned)?;
+    let plan = || plan::plan(&agent.host, points).map_err(|e| Error::os("failed to read the mount table", &e));
+    let held = match open_all(agent, plan()?, false)? {
+        Some(held) => held,
+        // Something was mounted or unmounted meanwhile.
+        None => open_all(agent, plan()?, true)?.unwrap_or_default(),
+    };
     // Writing everything back first keeps the time short in which writers stand still.
     sync_each(agent, &held)?;
     agent.freezer.standby.keep().map_err(|error| Error::os("failed to start the freeze", &error))?;

@@ -15,6 +15,7 @@ use super::late::Round;
 use super::plan::Planned;
 use crate::agent::Agent;
 use crate::host::Kernel;
+use crate::host::linux::mounts::{Mount, dev_of};
 use crate::protocol::error::{Error, Result, os_reason};
 
 /// A file system that is in our hands.
@@ -25,32 +26,39 @@ pub(super) struct Held {
 }
 
 /// Opens every mount point while nothing is frozen yet. The way there may lead over a server that
-/// does not answer.
-pub(super) fn open_all(agent: &Agent, planned: Vec<Planned>) -> Result<Vec<Held>> {
+/// does not answer. `None` when something else is there by now than the plan says, which may be
+/// another one then, unless this is the `last` attempt.
+pub(super) fn open_all(agent: &Agent, planned: Vec<Planned>, last: bool) -> Result<Option<Vec<Held>>> {
     let config = agent.config();
     let mut wanted = Vec::with_capacity(planned.len());
     for Planned { mount, skip, .. } in planned {
         match skip {
+            Some(why) if last => tracing::debug!("{} is not frozen: {why}", mount.point.display()),
             Some(why) => tracing::warn!("{} is not frozen: {why}", mount.point.display()),
-            None => wanted.push((agent.host.path(&mount.point), mount.point)),
+            None => wanted.push((agent.host.path(&mount.point), mount)),
         }
     }
     let mut held = Vec::with_capacity(wanted.len());
     let mut rest = wanted.as_slice();
     while !rest.is_empty() {
-        let stuck = agent.freezer.stuck.clone();
-        let open = move |(path, _): &(PathBuf, PathBuf)| stuck.enter(path).map(|_inside| open_path(path));
+        let (stuck, kernel) = (agent.freezer.stuck.clone(), agent.host.kernel_handle());
+        let open = move |(path, mount): &(PathBuf, Mount)| {
+            let _inside = stuck.enter(path)?;
+            Some(open_path(path).map(|dir| is_mounted(&*kernel, &dir, mount).then_some(dir)))
+        };
         let mut calls =
             Deadline::new(rest, open, |_, _| {}).map_err(|error| Error::os("failed to start the freeze", &error))?;
-        while let Some(((_, point), others)) = rest.split_first() {
+        while let Some(((_, Mount { point, .. }), others)) = rest.split_first() {
             rest = others;
             let opened = calls.next(config.fsfreeze.freeze_timeout);
             let hangs = opened.is_none();
             let why = match opened.flatten() {
-                Some(Ok(dir)) => {
+                Some(Ok(Some(dir))) => {
                     held.push(Held { point: point.clone(), dir: Arc::new(dir) });
                     continue;
                 }
+                Some(_) if !last => return Ok(None),
+                Some(Ok(None)) => "something else is mounted there by now".to_owned(),
                 Some(Err(error)) => os_reason(&error),
                 None => "it does not answer".to_owned(),
             };
@@ -63,7 +71,17 @@ pub(super) fn open_all(agent: &Agent, planned: Vec<Planned>) -> Result<Vec<Held>
             }
         }
     }
-    Ok(held)
+    Ok(Some(held))
+}
+
+/// Whether this was opened on the file system of that mount, and not on what was mounted over it, or
+/// on what is there without it.
+fn is_mounted(kernel: &dyn Kernel, dir: &File, mount: &Mount) -> bool {
+    let (id, device) = kernel.mounted_at(dir.as_fd());
+    // A btrfs gives its files other device numbers.
+    let same_device = device.and_then(dev_of).is_some_and(|device| device == mount.dev);
+    let told = id.is_some() || (device.is_some() && mount.fs_type != "btrfs");
+    !told || id == Some(mount.id) || same_device
 }
 
 pub(super) fn open_path(path: &Path) -> std::io::Result<File> {

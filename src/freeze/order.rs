@@ -8,6 +8,7 @@ use std::fs::File;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::journal;
 use crate::host::Host;
 use crate::host::linux::block::Device;
 use crate::host::linux::btrfs;
@@ -94,11 +95,12 @@ impl<'a> Stack<'a> {
         let mut found = Below::default();
         let mount = &self.mounts[at];
         let device = Device::by_number(self.host, mount.dev);
-        let devices = match device {
+        let beside = journal::devices(self.host, mount, device.as_ref());
+        let devices: Vec<Device> = match device {
             Some(device) if mount.fs_type == "btrfs" => btrfs::members(self.host, device),
             device => device.into_iter().collect(),
         };
-        devices.iter().for_each(|device| self.under_device(device, DEPTH, &mut found));
+        devices.iter().chain(&beside).for_each(|device| self.under_device(device, DEPTH, &mut found));
         found
     }
 
@@ -305,6 +307,28 @@ mod tests {
         }
         let pool = Mount { fs_type: "btrfs".into(), ..mount((8, 16), "/pool") };
         assert_eq!(machine.order(&[pool, mount(machine.dev(), "/data")]), ["/pool", "/data"]);
+    }
+
+    /// The log of an xfs, and the journal of an ext4, of which there are others with their own.
+    #[test]
+    fn a_log_or_journal_on_another_device_has_its_place_in_the_order() {
+        let machine = Stacks::new();
+        machine.loop_device();
+        for (number, name) in [("8:1", "sda1"), ("8:2", "sda2"), ("8:3", "sda3")] {
+            machine.device(number, name);
+        }
+        machine.add("/sys/class/block/loop0 => ../../devices/virtual/block/loop0");
+        let place = mount(machine.dev(), "/data");
+        let xfs = Mount { id: 7, fs_type: "xfs".into(), ..mount((8, 1), "/xfs") };
+        let line = "7 1 8:1 / /xfs rw - xfs /dev/sda1 rw,attr2,logdev=/dev/loop0,logbsize=32k\n";
+        machine.machine.file("/proc/self/mountinfo", line);
+        assert_eq!(machine.order(&[xfs.clone(), place.clone()]), ["/xfs", "/data"]);
+        let ext4 = Mount { id: 8, ..mount((8, 2), "/ext4") };
+        let own = Mount { id: 9, ..mount((8, 3), "/own") };
+        machine.add("/proc/fs/jbd2/loop0/\n/proc/fs/jbd2/sda3-8/");
+        assert_eq!(machine.order(&[ext4, own.clone(), place.clone()]), ["/own", "/ext4", "/data"]);
+        let ordered = stored_last(&machine.host, vec![own, place]);
+        assert!(ordered.iter().all(|ordered| ordered.stored_on.is_empty()), "it has its own journal");
     }
 
     #[test]

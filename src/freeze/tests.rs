@@ -267,3 +267,37 @@ fn what_was_frozen_before_one_that_hangs_is_thawed_while_it_hangs() {
     assert!(guest.effects().contains(&"freeze /home".to_owned()), "{:?}", guest.effects());
     assert_eq!(total(&frozen), 0);
 }
+
+/// What is opened at `/home` is on the mount with this number; the plan says 21.
+fn covered_meanwhile(number: u64, settings: impl FnOnce(&mut crate::config::Config, &Path)) -> Guest {
+    let guest = Guest::new(settings);
+    guest.kernel.mount("/home", number);
+    guest
+}
+
+#[test]
+fn a_mount_that_was_covered_after_the_plan_is_no_longer_taken_for_what_it_was() {
+    let guest = covered_meanwhile(99, |_, _| {});
+    let error = freeze(&guest.agent, None).expect_err("refused").desc;
+    assert_eq!(error, "failed to open /home: something else is mounted there by now");
+    assert!(guest.effects().is_empty() && !guest.marker());
+    let guest = covered_meanwhile(99, |config, _| config.fsfreeze.best_effort = true);
+    guest.count_freezes(|_| None);
+    assert_eq!(freeze(&guest.agent, None), Ok(1), "the others");
+    assert!(!guest.effects().contains(&"freeze /home".to_owned()));
+    let guest = covered_meanwhile(21, |_, _| {});
+    guest.count_freezes(|_| None);
+    assert_eq!(freeze(&guest.agent, None), Ok(2), "it is what it was");
+}
+
+#[test]
+fn a_plan_that_is_out_of_date_is_made_anew_once() {
+    let guest = covered_meanwhile(99, |_, _| {});
+    guest.count_freezes(|_| None);
+    let table = guest.root.path().join("proc/self/mountinfo");
+    let without_home: String =
+        MOUNTINFO.lines().filter(|line| !line.contains("8:2")).map(|line| format!("{line}\n")).collect();
+    guest.kernel.when_a_mount_is_looked_at(move || std::fs::write(&table, &without_home).expect("a table"));
+    assert_eq!(freeze(&guest.agent, None), Ok(1));
+    assert_eq!(guest.effects().last().map(String::as_str), Some("freeze /"));
+}

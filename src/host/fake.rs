@@ -48,6 +48,8 @@ pub struct FakeKernel {
     dead: Arc<Mutex<Vec<String>>>,
     route: Arc<Mutex<Option<Route>>>,
     pinned: Arc<Mutex<bool>>,
+    mounts: Arc<Mutex<HashMap<String, u64>>>,
+    looked_at: Arc<Mutex<Option<Event>>>,
     /// Time passes only by `sleep`.
     clock: Arc<Mutex<Clock>>,
     uptime: Arc<Mutex<Uptime>>,
@@ -80,6 +82,9 @@ impl From<Errno> for Outcome {
 }
 
 /// Decides the outcome of a call.
+/// Something that a test has happen.
+type Event = Box<dyn FnOnce() + Send>;
+
 type Script = Option<Box<dyn FnMut(&Effect) -> Outcome + Send>>;
 
 /// Answers a request to the route socket with datagrams.
@@ -130,6 +135,16 @@ impl FakeKernel {
         FakeKernel { pinned: Arc::default(), ..self.clone() }
     }
 
+    /// From now on, what is opened at a path that ends so is on the mount with this number.
+    pub fn mount(&self, point: &str, id: u64) {
+        self.mounts.lock().expect("no test panics while it holds this").insert(point.to_owned(), id);
+    }
+
+    /// What happens when a mount is looked at for the first time.
+    pub fn when_a_mount_is_looked_at(&self, event: impl FnOnce() + Send + 'static) {
+        *self.looked_at.lock().expect("no test panics while it holds this") = Some(Box::new(event));
+    }
+
     /// Whether the process was told to stay in memory.
     pub fn is_pinned(&self) -> bool {
         *self.pinned.lock().expect("no test panics while it holds this")
@@ -176,6 +191,16 @@ impl Kernel for FakeKernel {
     /// Not known.
     fn loop_backing(&self, _: &Path) -> io::Result<u64> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// As [`FakeKernel::mount`] says; else nothing is known.
+    fn mounted_at(&self, dir: BorrowedFd<'_>) -> (Option<u64>, Option<u64>) {
+        let path = path(dir);
+        if let Some(happen) = self.looked_at.lock().expect("no test panics while it holds this").take() {
+            happen();
+        }
+        let mounts = self.mounts.lock().expect("no test panics while it holds this");
+        (mounts.iter().find_map(|(point, id)| path.ends_with(point).then_some(*id)), None)
     }
 
     fn pin_memory(&self, on: bool) -> io::Result<()> {

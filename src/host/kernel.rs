@@ -27,6 +27,10 @@ pub trait Kernel: Send + Sync {
     /// right when the file cannot be reached by its path any more.
     fn loop_backing(&self, node: &Path) -> io::Result<u64>;
 
+    /// What is mounted where this was opened: the number of the mount, which Linux 3.15 and later tell, and
+    /// the device number that `stat` gives.
+    fn mounted_at(&self, dir: BorrowedFd<'_>) -> (Option<u64>, Option<u64>);
+
     /// Keeps all that the process has mapped in memory, or lets it go again (mlockall(2)).
     fn pin_memory(&self, on: bool) -> io::Result<()>;
 
@@ -184,6 +188,12 @@ impl Kernel for Linux {
         #[expect(unsafe_code, reason = "no safe wrapper")]
         unsafe { ioctl::loop_status(device.as_raw_fd(), &raw mut info) }?;
         Ok(info.device)
+    }
+
+    #[allow(clippy::useless_conversion, reason = "dev_t has other widths elsewhere")]
+    fn mounted_at(&self, dir: BorrowedFd<'_>) -> (Option<u64>, Option<u64>) {
+        let device = nix::sys::stat::fstat(dir).ok().map(|found| u64::from(found.st_dev));
+        (super::linux::mounts::mount_id(&dir), device)
     }
 
     fn pin_memory(&self, on: bool) -> io::Result<()> {

@@ -39,6 +39,34 @@ fn the_upper_one_was_mounted_before_the_lower_one_moved_to_its_place() {
     freezes_and_thaws(&UPPER_FIRST, 2);
 }
 
+/// The journal is written in the freeze: its image must still take it. The lower file system is the one
+/// that was mounted last.
+#[test]
+fn ext4_with_its_journal_on_a_loop_on_ext4() {
+    let layout = Layout {
+        script: "image tmp 200M; mkfs.ext4 -q -F tmp.img; mount -o loop tmp.img tmp
+                 truncate -s 40M tmp/j.img; j=$(loop tmp/j.img); mke2fs -q -F -O journal_dev -b 4096 $j
+                 image b 100M; mkfs.ext4 -q -F -b 4096 -J device=$j b.img; mount -o loop b.img b
+                 mkdir a; mount -o loop tmp.img a; umount -l tmp",
+        points: &["a", "b"],
+        needs: &["ext4"],
+    };
+    freezes_and_thaws(&layout, 2);
+}
+
+#[test]
+fn xfs_with_its_log_on_a_loop_on_ext4() {
+    let layout = Layout {
+        script: "image tmp 300M; mkfs.ext4 -q -F tmp.img; mount -o loop tmp.img tmp
+                 truncate -s 100M tmp/l.img; l=$(loop tmp/l.img)
+                 image b 400M; mkfs.xfs -q -l logdev=$l b.img; mount -o loop,logdev=$l b.img b
+                 mkdir a; mount -o loop tmp.img a; umount -l tmp",
+        points: &["a", "b"],
+        needs: &["ext4", "xfs"],
+    };
+    freezes_and_thaws(&layout, 2);
+}
+
 /// Files on btrfs have another device number than their file system.
 #[test]
 fn ext4_on_a_loop_in_a_subvolume_of_btrfs() {

@@ -104,6 +104,17 @@ pub fn overlay_upper(host: &Host, id: u64) -> Option<PathBuf> {
     Some(OsString::from_vec(unescape(upper).into_owned()).into())
 }
 
+/// The devices that the options of a mount name beside its source: where its log or journal is, or its
+/// real-time part.
+pub(crate) fn named_devices(host: &Host, id: u64) -> Vec<Dev> {
+    const NAMES: [&[u8]; 4] = [b"logdev=", b"rtdev=", b"jdev=", b"journal_path="];
+    let Ok(text) = host.read("/proc/self/mountinfo") else { return Vec::new() };
+    let lines = parse(&text);
+    let options = lines.iter().filter(|line| line.id == id).flat_map(|line| line.options.split(|&byte| byte == b','));
+    let named = options.filter_map(|option| NAMES.iter().find_map(|name| option.strip_prefix(*name)));
+    named.filter_map(|path| block_device(host, &unescape(path))).collect()
+}
+
 /// Picks those on block devices, and others that `wanted` asks for; each file system once.
 fn select(host: &Host, wanted: impl Fn(&Line<'_>) -> bool) -> io::Result<Vec<Mount>> {
     let text = host.read("/proc/self/mountinfo")?;
@@ -226,7 +237,7 @@ fn own_root(host: &Host, lines: &[Line<'_>]) -> Option<u64> {
 }
 
 /// The number of the mount that a file was opened through. Linux 3.15 and later tell it.
-pub(crate) fn mount_id(file: &File) -> Option<u64> {
+pub(crate) fn mount_id(file: &impl AsRawFd) -> Option<u64> {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
     info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
 }
