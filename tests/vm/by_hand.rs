@@ -72,19 +72,41 @@ fn as_a_daemon() {
 #[test]
 fn over_listening_sockets() {
     let Some(mut guest) = shared::systemd() else { return };
+    // The guest itself is not the host: it has to be allowed.
+    guest.shell.ok("printf '[vsock]\\nallow=1\\n' >/run/vsock.conf");
     for (arguments, address) in [
         ("-m unix-listen -p /run/hand.sock", "UNIX-CONNECT:/run/hand.sock"),
-        ("-m vsock-listen -p 4294967295:1024", "VSOCK-CONNECT:1:1024"),
+        ("-c /run/vsock.conf -m vsock-listen -p 4294967295:1024", "VSOCK-CONNECT:1:1024"),
     ] {
         start(&mut guest, arguments);
-        let request = "{\\\"execute\\\":\\\"guest-sync\\\",\\\"arguments\\\":{\\\"id\\\":5}}";
-        let ask = format!("echo {request} | socat -t 30 - {address} | grep -q 'return.*5'");
+        let ask = format!("{} | grep -q 'return.*5'", sync_by_socat(address));
         // Twice, as each client is a new connection.
         for _ in 0..2 {
             guest.shell.until(arguments, &ask);
         }
         stop(&mut guest);
     }
+}
+
+/// Sends a sync from inside the guest and prints the reply.
+fn sync_by_socat(address: &str) -> String {
+    let request = "{\\\"execute\\\":\\\"guest-sync\\\",\\\"arguments\\\":{\\\"id\\\":5}}";
+    format!("echo {request} | socat -t 30 - {address}")
+}
+
+#[test]
+fn a_vsock_peer_that_is_not_the_host_is_refused() {
+    let Some(mut guest) = shared::systemd() else { return };
+    if subject::under_test().stock {
+        println!("SKIPPED a_vsock_peer_that_is_not_the_host_is_refused: the stock agent looks at no peer");
+        return;
+    }
+    start(&mut guest, "-m vsock-listen -p 4294967295:1024");
+    // Until it listens the connection is refused by the kernel, which leaves no line.
+    let ask = format!("{} >>/run/replies; ", sync_by_socat("VSOCK-CONNECT:1:1024"));
+    guest.shell.until("the log names the peer", &format!("{ask}grep 'context id 1 is turned away' /run/hand.log"));
+    guest.shell.ok("! grep return /run/replies");
+    stop(&mut guest);
 }
 
 #[test]
