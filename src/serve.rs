@@ -295,7 +295,7 @@ impl<'a> Server<'a> {
                         self.input = larger;
                         self.shrink = Some(Instant::now() + KEEP_BUFFERS);
                     }
-                    tracing::debug!("read data, count: {count}");
+                    self.session.has_read(count);
                     self.unread = 0..count;
                     self.used = self.used.max(count);
                 }

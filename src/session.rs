@@ -98,6 +98,8 @@ pub struct Session {
     /// Jobs whose last piece is out, and where that ends; their workers have not reported yet.
     streamed: Vec<(u64, u64)>,
     notices: Notices,
+    /// How much the channel gave at once, for the log.
+    bytes_read: usize,
 }
 
 enum Head {
@@ -150,6 +152,11 @@ impl Session {
         self.start_orphans();
     }
 
+    /// So many bytes came at once; the log tells them with each message that they complete.
+    pub fn has_read(&mut self, bytes: usize) {
+        self.bytes_read = bytes;
+    }
+
     /// A message came, or the error reply that it costs. Gives back a message that is done with.
     pub fn message(
         &mut self,
@@ -161,17 +168,17 @@ impl Session {
         let mut request = match message.map(Request::parse) {
             Ok(Ok(request)) => request,
             Ok(Err(refused)) => {
-                tracing::debug!("a message that is no request");
+                tracing::debug!("read data, count: {}, data: not a request", self.bytes_read);
                 self.ready(out, |bytes| reply::error(bytes, &refused.error, refused.id()));
                 return None;
             }
             Err(error) => {
-                tracing::debug!("a message that could not be read");
+                tracing::debug!("read data, count: {}, data: not JSON", self.bytes_read);
                 self.ready(out, |bytes| reply::error(bytes, &error, None));
                 return None;
             }
         };
-        tracing::debug!("request: {}", request.summary());
+        tracing::debug!("read data, count: {}, data: {}", self.bytes_read, request.summary());
         let Some(row) = commands.find(request.execute()) else {
             let error = Error::unknown_command(request.execute());
             self.ready(out, |bytes| reply::error(bytes, &error, request.id()));
