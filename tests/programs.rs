@@ -16,9 +16,7 @@ fn programs_whose_results_nobody_fetches_are_no_zombies() {
     let agent = Agent::start(&[]);
     let mut client = agent.connect();
     let pids: Vec<_> = (0..200).map(|_| start(&mut client, json!({"path": "false"}))).collect();
-    let parent = agent.child.id();
-    let children = || std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).expect("its children");
-    until("none is left", || children().is_empty().then_some(()));
+    until("none is left", || children_of(agent.child.id()).is_empty().then_some(()));
     for pid in pids {
         assert_eq!(client.ask("guest-exec-status", json!({"pid": pid})), json!({"exited": true, "exitcode": 1}));
     }
@@ -68,7 +66,7 @@ fn lines(path: &std::path::Path) -> usize {
 
 /// Prints more than a pipe holds after the first line, which is before the agent's end.
 const LOOP: &str =
-    "for i in 1 2 3; do echo $i >>$0; head -c 3000000 /dev/zero; echo >&2; read go <$1; done; echo end >>$0";
+    "for i in 1 2 3; do echo $i >>$0; head -c 3000000 /dev/zero; echo >&2; read go <$1.$i; done; echo end >>$0";
 
 #[test]
 fn no_end_of_the_agent_reaches_a_program() {
@@ -78,19 +76,22 @@ fn no_end_of_the_agent_reaches_a_program() {
         let agent = Agent::start(&[]);
         let kept = tempfile::tempdir().expect("a directory");
         let (file, gate) = (kept.path().join("lines"), kept.path().join("gate"));
-        nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        // One for each time: who forks beside us has the last one open a moment longer.
+        let gates = [1, 2, 3].map(|time| gate.with_extension(time.to_string()));
+        gates.iter().for_each(|gate| nix::unistd::mkfifo(gate, nix::sys::stat::Mode::S_IRWXU).expect("a pipe"));
         let mut client = agent.connect();
         let arguments = json!({"path": "sh", "arg": ["-c", LOOP, file, gate], "capture-output": capture});
         let pid = start(&mut client, arguments);
         until("it has begun", || (lines(&file) == 1).then_some(()));
-        let keepers = keepers_of(agent.child.id());
-        assert_eq!(keepers.len(), usize::from(capture != false));
+        let wanted = usize::from(capture != false);
+        let keepers =
+            until("the keeper runs", || Some(keepers_of(agent.child.id())).filter(|keepers| keepers.len() == wanted));
         support::signal(agent.child.id(), name);
         drop(agent);
-        for count in [2, 3, 4] {
+        for (count, gate) in [2, 3, 4].into_iter().zip(&gates) {
             let mut gate = until("the program is at its gate", || {
-                let flags = nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_WRONLY;
-                nix::fcntl::open(&gate, flags, nix::sys::stat::Mode::empty()).ok().map(std::fs::File::from)
+                let flags = nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_WRONLY | nix::fcntl::OFlag::O_CLOEXEC;
+                nix::fcntl::open(gate, flags, nix::sys::stat::Mode::empty()).ok().map(std::fs::File::from)
             });
             std::io::Write::write_all(&mut gate, b"go\n").expect("it reads");
             drop(gate);
@@ -103,18 +104,18 @@ fn no_end_of_the_agent_reaches_a_program() {
     }
 }
 
+/// The children of all threads of an agent. A thread that has just ended has none.
+fn children_of(agent: u32) -> Vec<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{agent}/task")).expect("its threads").flatten();
+    let lists = threads.map(|thread| std::fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
 /// The processes that hold pipes beside an agent.
 fn keepers_of(agent: u32) -> Vec<u32> {
-    let children = std::fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).unwrap_or_default();
-    let mut all: Vec<u32> = children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
-    for task in std::fs::read_dir(format!("/proc/{agent}/task")).expect("its threads").flatten() {
-        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        all.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
-    }
-    all.sort_unstable();
-    all.dedup();
-    all.retain(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"qga-keeper")));
-    all
+    let is_keeper =
+        |pid: &u32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"qga-keeper"));
+    children_of(agent).into_iter().filter(is_keeper).collect()
 }
 
 /// A service manager that keeps descriptors between two agents.

@@ -14,11 +14,15 @@ const FULL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 const OURS_ALONE: [&str; 7] =
     ["NOTIFY_SOCKET", "FDSTORE", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
-/// `NAME=value`, one after the other.
+/// `NAME=value`, one after the other. Made once: ours does not change after the start.
 pub(super) fn environment() -> impl Iterator<Item = Vec<u8>> {
-    let inherited = std::env::vars_os().filter(|(name, _)| OURS_ALONE.iter().all(|ours| name != ours));
-    let entry = |(name, value): (OsString, OsString)| [name.as_bytes(), b"=", value.as_bytes()].concat();
-    complete(inherited.collect(), account()).into_iter().map(entry)
+    static ENVIRONMENT: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    let made = ENVIRONMENT.get_or_init(|| {
+        let inherited = std::env::vars_os().filter(|(name, _)| OURS_ALONE.iter().all(|ours| name != ours));
+        let entry = |(name, value): (OsString, OsString)| [name.as_bytes(), b"=", value.as_bytes()].concat();
+        complete(inherited.collect(), &account()).into_iter().map(entry).collect()
+    });
+    made.iter().cloned()
 }
 
 /// Adds what is missing. A `PATH` that is there keeps its order and gets the directories it lacks.
@@ -44,21 +48,17 @@ fn complete(mut inherited: Vec<(OsString, OsString)>, account: &[(&str, OsString
     inherited
 }
 
-/// The variables of the account that the agent runs as. Asked once: it may be a name service that
-/// answers.
-fn account() -> &'static [(&'static str, OsString)] {
-    static ACCOUNT: OnceLock<Vec<(&str, OsString)>> = OnceLock::new();
-    ACCOUNT.get_or_init(|| {
-        let uid = geteuid();
-        let (name, home, shell) = match User::from_uid(uid) {
-            Ok(Some(user)) => (user.name.into(), user.dir.into_os_string(), user.shell.into_os_string()),
-            // Images without accounts have a root all the same.
-            _ if uid.is_root() => (OsString::from("root"), "/root".into(), "/bin/sh".into()),
-            _ => return Vec::new(),
-        };
-        let shell = if shell.is_empty() { "/bin/sh".into() } else { shell };
-        vec![("HOME", home), ("USER", name.clone()), ("LOGNAME", name), ("SHELL", shell)]
-    })
+/// The variables of the account that the agent runs as, which a name service may have to answer.
+fn account() -> Vec<(&'static str, OsString)> {
+    let uid = geteuid();
+    let (name, home, shell) = match User::from_uid(uid) {
+        Ok(Some(user)) => (user.name.into(), user.dir.into_os_string(), user.shell.into_os_string()),
+        // Images without accounts have a root all the same.
+        _ if uid.is_root() => (OsString::from("root"), "/root".into(), "/bin/sh".into()),
+        _ => return Vec::new(),
+    };
+    let shell = if shell.is_empty() { "/bin/sh".into() } else { shell };
+    vec![("HOME", home), ("USER", name.clone()), ("LOGNAME", name), ("SHELL", shell)]
 }
 
 #[cfg(test)]
