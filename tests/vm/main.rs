@@ -40,6 +40,7 @@ mod shared;
 mod snapshot;
 mod stacks;
 mod suspend;
+mod swap;
 mod sysv;
 mod trim;
 mod users;
