@@ -1,5 +1,6 @@
 //! Memory that can be had only by writing to a frozen disk.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -21,7 +22,7 @@ const HUNGRY: Duration = Duration::from_secs(20);
 const WATCH: &str = r#"
 my ($mb) = @ARGV;
 my $hog = fork;
-if (!$hog) { open my $go, '<', '/run/go'; <$go>; exec 'dd', 'if=/dev/zero', 'of=/dev/null', "bs=${mb}M", 'count=1' }
+if (!$hog) { open my $go, '<', '/run/go'; <$go>; exec 'dd', 'if=/dev/zero', 'of=/dev/null', "bs=${mb}M", 'count=99999' }
 pipe my $ready, my $report;
 if (!fork) {
     open my $line, '<', '/dev/ttyS1' or die;
@@ -109,10 +110,12 @@ fn a_thaw_is_answered_when_all_memory_waits_for_the_frozen_disk() {
 
     // Swap in a file may never come round by itself: the kernel needs memory to write to the file.
     guest.serial().send(b"\n");
-    let killed = guest.shell.ok("dmesg | grep -E 'Manual OOM|Killed process'");
-    println!("thawed after {thaw:?}; before: {before:?}; while frozen: {waited:?}; then {killed}");
+    let killed = "dmesg | grep -q 'Killed process' && dmesg | grep -E 'Manual OOM|Killed process'";
+    let killed = guest.shell.until("a process is killed", killed);
+    let last = waited.last();
+    let _ = writeln!(std::io::stderr(), "thawed after {thaw:?}; before: {before:?}; while frozen: {last:?}; {killed}");
     let mut killed = killed.lines();
-    assert!(killed.next().is_some_and(|line| line.contains("Manual OOM")), "nobody was hungry any more");
-    assert!(killed.next().is_some_and(|line| line.contains("(dd)")), "somebody else was killed");
+    assert!(killed.next().is_some_and(|line| line.contains("Manual OOM")), "the kernel had killed before");
+    assert!(killed.next().is_some_and(|line| line.contains("(dd)")), "it did not wait any more");
     guest.shell.ok("sync; touch /after /home/after /srv/after && sync");
 }
