@@ -71,7 +71,8 @@ impl Freezer {
         let started = Instant::now();
         let since = frozen.then(|| started.checked_sub(state.frozen_before_start()).unwrap_or(started));
         let standby = Standby::new();
-        if frozen && let Err(error) = standby.keep() {
+        let kept = if frozen { standby.keep() } else { Ok(()) };
+        if let Err(error) = kept {
             // Then it is the loop that thaws.
             tracing::warn!("no thread stands by for the thaw: {}", os_reason(&error));
         }

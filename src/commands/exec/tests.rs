@@ -130,7 +130,7 @@ fn a_signal_is_no_exit_code() {
 #[test]
 fn it_is_not_over_while_a_captured_stream_is_open() {
     let agent = agent();
-    let (read, write) = std::io::pipe().expect("a pipe");
+    let (read, write) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
     let held = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&read));
     let script = format!("exec 3<{held}; {{ read x <&3; }} & echo hi");
     let pid = start(&agent, json!({"path": "/bin/sh", "arg": ["-c", script], "capture-output": true}));
@@ -292,7 +292,7 @@ fn limited(running: usize, finished: usize, bytes: usize) -> Agent {
 fn too_many_running_programs_are_refused() {
     let agent = limited(2, 2, 1 << 20);
     // They end when this test does, whichever way.
-    let (read, write) = std::io::pipe().expect("a pipe");
+    let (read, write) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
     let held = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&read));
     let waiting = json!({"path": "/bin/sh", "arg": ["-c", format!("read x <{held}")]});
     let pids = [start(&agent, waiting.clone()), start(&agent, waiting.clone())];

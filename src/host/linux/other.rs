@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn a_process_is_known_by_its_handle_after_its_id_is_free() {
         let program = Program { path: "sh", args: &["-c", "read x; exit 3"], ..Program::default() };
-        let (input, feed) = std::io::pipe().expect("a pipe");
+        let (input, feed) = nix::unistd::pipe2(OFlag::O_CLOEXEC).expect("a pipe");
         let pid = Program { stdio: [Some(input.as_fd()), None, None], ..program }.spawn().expect("it starts");
         let pidfd = handle(pid).expect("a handle");
         let directory = File::open(format!("/proc/{pid}")).expect("a directory").into();

@@ -68,7 +68,8 @@ mod tests {
     fn completed(inherited: &[(&str, &str)]) -> Vec<String> {
         let inherited = inherited.iter().map(|&(name, value)| (name.into(), value.into())).collect();
         let account = [("HOME", "/root".into()), ("USER", "root".into())];
-        let text = |(name, value): (OsString, OsString)| format!("{}={}", name.display(), value.display());
+        let text =
+            |(name, value): (OsString, OsString)| format!("{}={}", name.to_string_lossy(), value.to_string_lossy());
         complete(inherited, &account).into_iter().map(text).collect()
     }
 
