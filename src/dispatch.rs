@@ -1,5 +1,6 @@
 //! From a request to its reply: the command's row runs, on the loop or on a worker.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::agent::Agent;
@@ -131,14 +132,15 @@ fn stream_pieces(
 /// A handler that panics costs its client an error reply, and nobody anything else.
 fn caught(row: &Command, run: impl FnOnce() -> Result<Body>) -> Result<Body> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        let reason = panic
-            .downcast_ref::<&str>()
-            .map(ToString::to_string)
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_default();
-        tracing::error!("{} failed on an internal error: {reason}", row.name);
+        tracing::error!("{} failed on an internal error: {}", row.name, panic_text(&*panic));
         Err(Error::new(format!("{} failed on an internal error", row.name)))
     })
+}
+
+/// What a panic says.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let owned = panic.downcast_ref::<String>().map(String::as_str);
+    owned.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text")
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ mod marker;
 mod told;
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,7 +22,6 @@ use tracing::warn;
 use crate::host::regular;
 use crate::keyfile::{KeyFile, write_group, write_pair};
 use crate::protocol::error::os_reason;
-pub(crate) use marker::remove as remove_marker;
 use marker::{Boot, Found};
 
 const GROUP: &str = "global";
@@ -143,7 +142,7 @@ impl State {
 
     /// Notes that nothing is frozen any more.
     pub fn unmark_frozen(&self) -> io::Result<()> {
-        remove_marker(&self.marker)
+        remove_if_there(&self.marker)
     }
 
     /// Where the file systems' being frozen is noted.
@@ -194,6 +193,14 @@ impl State {
     }
 }
 
+/// Removes a file; it may be gone already.
+pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
 /// Whether an agent that starts with this directory would find its file systems frozen.
 ///
 /// # Errors
@@ -218,12 +225,7 @@ pub(crate) fn rehearse(dir: &Path, hooks: Option<usize>) -> io::Result<()> {
 
 /// Reads the counter, and says whether the file has to be written.
 fn load(file: &Path) -> Result<Counter, StateError> {
-    let read = || -> io::Result<Vec<u8>> {
-        let mut text = Vec::new();
-        regular::open(file)?.read_to_end(&mut text)?;
-        Ok(text)
-    };
-    let text = match read() {
+    let text = match regular::read(file) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Ok(Counter { next: FIRST_HANDLE, due: Due::Create });

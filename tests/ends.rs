@@ -172,7 +172,9 @@ fn an_agent_that_starts_frozen_waits_for_its_channel() {
     fs::write(dir.path().join("qga.state.isfrozen"), boot_id).expect("a file");
     let pipe = dir.path().join("port");
     let mut child = Agent::command(dir.path()).args(["-m", "virtio-serial", "-p"]).arg(&pipe).spawn().expect("a start");
-    std::thread::sleep(Duration::from_millis(300));
+    // The log has its thread when the start is over, and with it the first attempt.
+    let threads = format!("/proc/{}/task", child.id());
+    until("its start is over", || fs::read_dir(&threads).ok()?.nth(1).map(drop));
     assert!(child.try_wait().expect("our child").is_none(), "it ended without a thaw");
     // The channel comes.
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");

@@ -1,8 +1,8 @@
 //! Where a configuration comes from: the key file and the command line, put together.
 
 use std::ffi::OsStr;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing::warn;
@@ -60,7 +60,7 @@ impl Source {
     /// Reads the file and puts both together.
     pub(super) fn load(mut self) -> Result<Config, ConfigError> {
         let refused = |reason: String| ConfigError::File { path: self.file.clone(), reason };
-        let (file, now) = match read(&self.file) {
+        let (file, now) = match regular::read(&self.file) {
             Ok(text) => {
                 let file = KeyFile::parse(&text).map_err(|error| refused(error.to_string()))?;
                 let now = if file.has_group() { Last::Groups } else { Last::NoGroup };
@@ -129,15 +129,6 @@ impl Source {
         }
         Ok(config)
     }
-}
-
-/// Reads a configuration file, or gives the error that GLib would.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // A FIFO must not hang the start.
-    let mut file = regular::open(path)?;
-    let mut text = Vec::new();
-    file.read_to_end(&mut text)?;
-    Ok(text)
 }
 
 /// Warns about keys that do not do what who wrote them may think.

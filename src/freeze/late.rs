@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::state::{State, remove_marker};
+use crate::state::{State, remove_if_there};
 
 /// Counts the calls that nobody waits for any more. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +57,7 @@ impl Late {
         pending.calls -= 1;
         if pending.calls <= 0 && !pending.marked {
             // Nobody to tell; a marker that stays is removed by the next thaw.
-            let _ = remove_marker(marker);
+            let _ = remove_if_there(marker);
         }
     }
 }

@@ -32,7 +32,7 @@ const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 const SQUASHFS_MAGIC: FsType = FsType(0x7371_7368);
 
 /// There is no device behind these.
-const IN_MEMORY: [FsType; 2] = [TMPFS_MAGIC, RAMFS_MAGIC];
+pub(crate) const IN_MEMORY: [FsType; 2] = [TMPFS_MAGIC, RAMFS_MAGIC];
 
 /// Behind some files of these there is one; not behind those that we read for a caller in haste.
 const OF_KERNEL: [FsType; 2] = [PROC_SUPER_MAGIC, SYSFS_MAGIC];

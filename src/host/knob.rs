@@ -62,9 +62,7 @@ impl Host {
             }
         }
     }
-}
 
-impl Host {
     /// Waits a moment for a write to the same attribute that is under way.
     fn enter(&self, path: &Path, deadline: Instant) -> io::Result<Inside> {
         let end = deadline.min(Instant::now() + GIVE_UP);

@@ -4,7 +4,7 @@
 //! file whose owner holds a lease on it.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -16,6 +16,16 @@ use nix::libc::{O_NOCTTY, O_NONBLOCK};
 /// Those of open(2), and that it is not a regular file.
 pub(crate) fn open(path: impl AsRef<Path>) -> io::Result<File> {
     only(File::options().read(true).custom_flags(O_NONBLOCK | O_NOCTTY).open(path)?)
+}
+
+/// A whole file.
+///
+/// # Errors
+/// Those of `open`, and of reading.
+pub(crate) fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    let mut data = Vec::new();
+    open(path)?.read_to_end(&mut data)?;
+    Ok(data)
 }
 
 /// A file that was opened without waiting.

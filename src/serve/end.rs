@@ -3,11 +3,11 @@
 //! Whatever ends it - a signal, a lost channel, a start that fails, a bug in the loop - comes through
 //! [`leave`], so that nothing stays frozen and no line stays unwritten.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::agent::Agent;
+use crate::dispatch::panic_text;
 use crate::freeze;
 use crate::log::LogControl;
 
@@ -20,7 +20,7 @@ pub fn leave(agent: &Agent, log: &LogControl, why: &str, last_line: impl FnOnce(
     if agent.freezer.is_busy() {
         let thawed = catch_unwind(AssertUnwindSafe(|| freeze::thaw_unasked(agent, why)));
         if let Err(panic) = thawed {
-            tracing::error!("the thaw failed on an internal error: {}", text(&*panic));
+            tracing::error!("the thaw failed on an internal error: {}", panic_text(&*panic));
         }
     }
     log.release();
@@ -36,15 +36,9 @@ pub(super) fn run(agent: &Agent, log: &LogControl, body: impl FnOnce() -> u8) ->
             status
         }
         Err(panic) => {
-            let bug = || tracing::error!("the agent ends on an internal error: {}", text(&*panic));
+            let bug = || tracing::error!("the agent ends on an internal error: {}", panic_text(&*panic));
             leave(agent, log, "the agent ends on an internal error", bug);
             1
         }
     }
-}
-
-/// What a panic says.
-fn text(panic: &(dyn Any + Send)) -> &str {
-    let owned = panic.downcast_ref::<String>().map(String::as_str);
-    owned.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text")
 }

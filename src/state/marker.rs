@@ -10,19 +10,18 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
-use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
+use nix::libc::O_NOFOLLOW;
+use nix::sys::statfs::statfs;
 use nix::time::{ClockId, clock_gettime};
 
-use super::StateError;
+use super::{StateError, remove_if_there};
+use crate::host::cached::IN_MEMORY;
+use crate::host::regular;
 
 /// The marker's name in the state directory.
 pub(super) const NAME: &str = "qga.state.isfrozen";
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-
-/// linux/magic.h
-const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 
 /// The beginning of a boot that is told from its first and last moments by the clock; at the start
 /// a clock may be wrong by this much.
@@ -73,7 +72,7 @@ pub(super) fn read(marker: &Path, boot: &Boot) -> Result<Found, StateError> {
     // In doubt the marker counts: an agent that wrongly thinks it is frozen thaws what is not frozen, one
     // that wrongly thinks it is not leaves the guest stuck.
     let text = read_start(marker).unwrap_or_default();
-    let in_memory = statfs(marker).is_ok_and(|found| [TMPFS_MAGIC, RAMFS_MAGIC].contains(&found.filesystem_type()));
+    let in_memory = statfs(marker).is_ok_and(|found| IN_MEMORY.contains(&found.filesystem_type()));
     Ok(if is_of_other_boot(&text, written, in_memory, boot) { Found::OfOtherBoot } else { Found::Frozen(written) })
 }
 
@@ -104,7 +103,7 @@ pub(super) fn write(marker: &Path, boot: &Boot) -> io::Result<()> {
     options.write(true).create(true).truncate(true).mode(0o600).custom_flags(O_NOFOLLOW);
     let written = options.open(marker).and_then(|file| write_whole(file, &text, marker));
     if written.as_ref().is_err_and(|error| error.raw_os_error() != Some(nix::libc::ELOOP)) {
-        let _ = remove(marker);
+        let _ = remove_if_there(marker);
     }
     written
 }
@@ -122,14 +121,6 @@ fn write_whole(mut file: File, text: &str, path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes the marker that an agent keeps at this path.
-pub(crate) fn remove(marker: &Path) -> io::Result<()> {
-    match fs::remove_file(marker) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
-}
-
 /// Does with the state directory what a freeze does with it, under other names: makes the marker, and
 /// before it the list of hooks, of so many bytes, if there are any. Nothing of it stays.
 pub(super) fn rehearse(dir: &Path, boot: &Boot, hooks: Option<usize>) -> io::Result<()> {
@@ -139,7 +130,7 @@ pub(super) fn rehearse(dir: &Path, boot: &Boot, hooks: Option<usize>) -> io::Res
     let all = texts.enumerate().try_for_each(|(number, text)| {
         let path = dir.join(format!("qga.state.try{number}.{}", std::process::id()));
         // Left by a killed process with this number.
-        remove(&path)?;
+        remove_if_there(&path)?;
         let file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
         made.push(path.clone());
         write_whole(file, &text, &path)
@@ -151,8 +142,7 @@ pub(super) fn rehearse(dir: &Path, boot: &Boot, hooks: Option<usize>) -> io::Res
 /// As much of a file as tells what it is.
 fn read_start(path: &Path) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
-    let file = File::options().read(true).custom_flags(O_NONBLOCK).open(path)?;
-    file.take(64).read_to_end(&mut start)?;
+    regular::open(path)?.take(64).read_to_end(&mut start)?;
     Ok(start)
 }
 

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use tracing::warn;
 
+use super::remove_if_there;
 use crate::host::trust;
 use crate::protocol::error::os_reason;
 
@@ -23,10 +24,7 @@ const LIMIT: u64 = 1 << 20;
 /// Replaces the list. Not synced: hooks do not outlive the kernel.
 pub(super) fn write(file: &Path, boot_id: &str, programs: &[PathBuf]) -> io::Result<()> {
     if programs.is_empty() {
-        return match fs::remove_file(file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        };
+        return remove_if_there(file);
     }
     let text = text(boot_id, programs);
     let temporary = file.with_extension("hooks.new");

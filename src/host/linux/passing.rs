@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::OnceLock;
 
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
@@ -51,9 +52,11 @@ pub fn receive(socket: &impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     Ok((bytes, fds))
 }
 
-/// Whether a service manager started us that may keep descriptors for the next agent.
+/// Whether a service manager started us that may keep descriptors for the next agent. Asked for each
+/// program, so it is looked up once.
 pub fn has_manager() -> bool {
-    std::env::var_os("NOTIFY_SOCKET").is_some_and(|path| !path.is_empty())
+    static MANAGER: OnceLock<bool> = OnceLock::new();
+    *MANAGER.get_or_init(|| std::env::var_os("NOTIFY_SOCKET").is_some_and(|path| !path.is_empty()))
 }
 
 /// Gives a descriptor to the service manager, for the next agent.
